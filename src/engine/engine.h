@@ -1,0 +1,104 @@
+// The contract between the partition layer and an engine: what an engine must do.
+//
+// An engine runs virtual processors. The partition layer owns everything that outlives one engine:
+// properties, the guest memory map, the list of processors, states. The seam is a table of functions, crossed
+// once per API call or exit, never per guest instruction.
+//
+// Rules for every function of the table:
+//  - The caller has checked arguments and the partition's state; an engine checks only what it alone can know.
+//  - Failure changes nothing. An HRESULT tells the caller of the API; what a guest does is never an HRESULT.
+//  - "Any thread" means also while processors run. Otherwise the caller holds `partition->lock`.
+#ifndef BULKHEAD_ENGINE_H
+#define BULKHEAD_ENGINE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "WinHvPlatform.h"
+
+struct partition;
+struct vp;
+
+typedef uint64_t gpa_t;
+typedef uint64_t gva_t;
+
+#define CHECKED __attribute__((warn_unused_result))
+
+// What a partition on this engine can get. `WHvGetCapability` and the property checks read this and nothing else.
+struct engine_capabilities {
+    WHV_CAPABILITY_FEATURES features;
+    WHV_EXTENDED_VM_EXITS extended_vm_exits;
+    UINT64 exception_exit_bitmap;               // vectors that can exit
+    WHV_X64_MSR_EXIT_BITMAP msr_exit_bitmap;    // groups that can exit
+    WHV_PROCESSOR_VENDOR vendor;
+    WHV_PROCESSOR_FEATURES_BANKS processor_features;
+    WHV_PROCESSOR_XSAVE_FEATURES xsave_features;
+    UINT8 clflush_shift;                        // line size is 1 << shift bytes
+    UINT8 physical_address_width;               // bits
+    UINT64 processor_clock_hz;
+    UINT64 interrupt_clock_hz;
+    UINT32 max_processors;
+    bool apic_emulation;                        // XApic and X2Apic modes
+};
+
+// Why an engine is or is not usable on this host; `text` is a sentence fit for people.
+struct engine_status {
+    bool usable;            // may be asked for by name
+    bool automatic;         // may be taken by the automatic choice
+    char text[160];
+};
+
+struct engine {
+    const char *name;       // "kvm", "soft"
+    int speed;              // the automatic choice prefers the higher number
+
+    // Any thread, cheap after the first call.
+    void (*probe)(struct engine_status *status);
+    const struct engine_capabilities *(*capabilities)(void);
+
+    // Partition. `setup` is called once by WHvSetupPartition with the properties final and the map empty; it stores its
+    // own object in partition->engine_data. `teardown` comes after the last processor is gone.
+    CHECKED HRESULT (*setup)(struct partition *p);
+    void (*teardown)(struct partition *p);
+
+    // A property that may change after set-up (exits, bitmaps, CPUID list) has changed. Any thread.
+    void (*properties_changed)(struct partition *p);
+
+    // The guest memory map changed anywhere inside [gpa, gpa + size). On return no processor uses the old mapping
+    // any more, running ones included. Called without the map's lock, with partition->lock held.
+    void (*map_changed)(struct partition *p, gpa_t gpa, uint64_t size);
+
+    // Processors. `vp_create` stores its own object in vp->engine_data. `vp_destroy` is called when no thread runs it.
+    CHECKED HRESULT (*vp_create)(struct vp *vp);
+    void (*vp_destroy)(struct vp *vp);
+
+    // Run until an exit. One thread at a time per processor (the caller sees to it); no lock held.
+    CHECKED HRESULT (*vp_run)(struct vp *vp, WHV_RUN_VP_EXIT_CONTEXT *exit);
+    // Make the current run, or else the next one, return Canceled. Latched once. Any thread.
+    void (*vp_cancel)(struct vp *vp);
+
+    // State. Any thread, also while the processor runs: the engine stops it for the time of the access. The set call
+    // checks every name and value first and then writes them all, or none.
+    CHECKED HRESULT (*get_registers)(struct vp *vp, const WHV_REGISTER_NAME *names, UINT32 count,
+                                     WHV_REGISTER_VALUE *values);
+    CHECKED HRESULT (*set_registers)(struct vp *vp, const WHV_REGISTER_NAME *names, UINT32 count,
+                                     const WHV_REGISTER_VALUE *values);
+    // The interrupt controller: `page` is the 4,096-byte register page at 16-byte stride.
+    CHECKED HRESULT (*get_apic_page)(struct vp *vp, void *page);
+    CHECKED HRESULT (*set_apic_page)(struct vp *vp, const void *page);
+
+    CHECKED HRESULT (*translate_gva)(struct vp *vp, gva_t gva, WHV_TRANSLATE_GVA_FLAGS flags,
+                                     WHV_TRANSLATE_GVA_RESULT *result, gpa_t *gpa);
+    // Any thread. Without an APIC mode the caller has refused already.
+    CHECKED HRESULT (*request_interrupt)(struct partition *p, const WHV_INTERRUPT_CONTROL *interrupt);
+
+    // The processor's own answer to CPUID, before the partition's CpuidResultList is laid over it. Any thread.
+    void (*cpuid)(struct vp *vp, UINT32 leaf, UINT32 subleaf, UINT32 out[4]);
+    // Guest instructions executed since creation. Any thread; approximate while running.
+    UINT64 (*instruction_count)(struct vp *vp);
+};
+
+// All engines of this build, fastest first; ends with NULL.
+extern const struct engine *const engines[];
+
+#endif

@@ -1,0 +1,53 @@
+// The privileged side of the processor: segments, exceptions and interrupts, paging, control registers, MSRs, CPUID.
+//
+// Functions that can fault return false with cpu->exception or cpu->exit and cpu->leave recorded (x86_fault), and have
+// changed nothing then. They work on cpu->rip, not on a block's instruction: the caller puts RIP where it belongs first.
+#ifndef BULKHEAD_X86_SYSTEM_H
+#define BULKHEAD_X86_SYSTEM_H
+
+#include "x86/cpu.h"
+
+// Deliver cpu->exception through the IDT (or IVT): double and triple faults are worked out here. Asks bus->exception first
+// for processor-generated ones. Result: X86_LEAVE_LOOKUP, X86_LEAVE_EXIT or X86_LEAVE_SHUTDOWN. With X86_LEAVE_EXIT from
+// a memory access during delivery, cpu->exception is kept so that the delivery can be run again.
+enum x86_leave x86_deliver_exception(struct x86_cpu *cpu);
+// Deliver an external interrupt or an NMI (vector 2), or an event injected by the platform. The same results.
+enum x86_leave x86_deliver_event(struct x86_cpu *cpu, const struct x86_exception *event, bool external);
+
+// Descriptor loads (SDM vol. 3A 3.4, 5.x). `x86_load_segment`: MOV/POP/LxS to ES, SS, DS, FS, GS with all checks.
+bool x86_load_segment(struct x86_cpu *cpu, unsigned segment, uint16_t selector);
+// Far control transfers; `next_rip` is the return address of a call. Operand size in bytes.
+bool x86_far_jump(struct x86_cpu *cpu, uint16_t selector, uint64_t offset, unsigned size, bool call, uint64_t next_rip);
+bool x86_far_return(struct x86_cpu *cpu, unsigned size, unsigned release);
+bool x86_interrupt_return(struct x86_cpu *cpu, unsigned size);
+
+// Stack accesses of the current mode (stack size from SS.B or 64-bit), for everything that is not a hot path.
+bool x86_push(struct x86_cpu *cpu, unsigned size, uint64_t value);
+bool x86_pop(struct x86_cpu *cpu, unsigned size, uint64_t *value);
+
+// Paging (SDM vol. 3A 4). The walk reads and marks entries through bus->page.
+struct x86_translation {
+    uint64_t gpa;               // of the address itself
+    uint8_t page_shift;         // 12, 21, 22 or 30
+    bool user, write, execute, global, dirty;   // what the walk found, all levels taken together
+};
+enum x86_walk_flags { X86_WALK_MARK = 1,        // set accessed, and dirty for a write
+                      X86_WALK_IGNORE_RIGHTS = 2 };
+// True: translated and permitted. False: *error holds the #PF error code, or *gpa_missing the table's address that is not
+// backed by memory (then *error is meaningless).
+struct x86_walk_result { bool ok; bool missing; uint64_t missing_gpa; uint32_t error; struct x86_translation t; };
+struct x86_walk_result x86_walk(struct x86_cpu *cpu, uint64_t linear, unsigned access, unsigned flags);
+
+// Control registers and MSRs with the checks of MOV and WRMSR (#GP as false). The platform's own go through the bus.
+bool x86_write_cr(struct x86_cpu *cpu, unsigned number, uint64_t value);
+enum x86_answer x86_read_msr(struct x86_cpu *cpu, uint32_t msr, uint64_t *value);
+enum x86_answer x86_write_msr(struct x86_cpu *cpu, uint32_t msr, uint64_t value);
+// As above without the guest's checks of privilege, for setting state from outside: true when the value is possible.
+bool x86_state_valid(const struct x86_cpu *cpu);    // CR0, CR4, EFER, segments together; SDM vol. 3C 27.3.1
+
+// CPUID as the processor itself answers, from features.def and the leaf table.
+void x86_cpuid(const struct x86_cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
+// All features that this engine implements: what a processor starts with.
+void x86_default_features(uint64_t features[4]);
+
+#endif
