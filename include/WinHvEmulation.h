@@ -56,7 +56,8 @@ C_ASSERT(sizeof(WHV_EMULATOR_IO_ACCESS_INFO) == 12);
 
 /* The callbacks. Context is what the caller gave WHvEmulatorTryIoEmulation or WHvEmulatorTryMmioEmulation. An
  * error ends the emulation and sets the status bit of the callback. */
-typedef HRESULT(CALLBACK *WHV_EMULATOR_IO_PORT_CALLBACK)(VOID *Context, WHV_EMULATOR_IO_ACCESS_INFO *IoAccess);
+typedef HRESULT(CALLBACK *WHV_EMULATOR_IO_PORT_CALLBACK)(VOID *Context,
+                                                         WHV_EMULATOR_IO_ACCESS_INFO *IoAccess);
 
 typedef HRESULT(CALLBACK *WHV_EMULATOR_MEMORY_CALLBACK)(VOID *Context,
                                                         WHV_EMULATOR_MEMORY_ACCESS_INFO *MemoryAccess);
@@ -98,7 +99,8 @@ extern "C" {
 /* Creates an emulator; the callbacks are copied.
  * Errors: E_POINTER, E_INVALIDARG for the size, a reserved member that is not zero, or a missing callback,
  * E_OUTOFMEMORY. */
-HRESULT WINAPI WHvEmulatorCreateEmulator(const WHV_EMULATOR_CALLBACKS *Callbacks, WHV_EMULATOR_HANDLE *Emulator);
+HRESULT WINAPI WHvEmulatorCreateEmulator(const WHV_EMULATOR_CALLBACKS *Callbacks,
+                                         WHV_EMULATOR_HANDLE *Emulator);
 
 /* Destroys an emulator that no thread is using. */
 HRESULT WINAPI WHvEmulatorDestroyEmulator(WHV_EMULATOR_HANDLE Emulator);

@@ -56,9 +56,9 @@ HRESULT WINAPI WHvCreatePartition(WHV_PARTITION_HANDLE *Partition);
  * has not completed. */
 HRESULT WINAPI WHvSetupPartition(WHV_PARTITION_HANDLE Partition);
 
-/* Puts every processor back into its reset state and withdraws pending interrupts; properties and mapped
- * memory stay. No processor may be running.
- * Errors: WHV_E_INVALID_VP_STATE when one is. */
+/* Puts every processor back into its reset state and withdraws pending interrupts and cancels; properties and
+ * mapped memory stay. Running processors are stopped first, and the clocks stand still until one runs again.
+ * Errors: ERROR_INVALID_STATE (as an HRESULT) before set-up. */
 HRESULT WINAPI WHvResetPartition(WHV_PARTITION_HANDLE Partition);
 
 /* Deletes the partition with all that belongs to it, in whatever state it is. Processors that are running
@@ -69,9 +69,9 @@ HRESULT WINAPI WHvDeletePartition(WHV_PARTITION_HANDLE Partition);
 /* Reads a property; WrittenSizeInBytes may be null. A property that was never set has its default, also
  * before set-up.
  * Errors: WHV_E_UNKNOWN_PROPERTY, WHV_E_INSUFFICIENT_BUFFER. */
-HRESULT WINAPI WHvGetPartitionProperty(WHV_PARTITION_HANDLE Partition, WHV_PARTITION_PROPERTY_CODE PropertyCode,
-                                       VOID *PropertyBuffer, UINT32 PropertyBufferSizeInBytes,
-                                       UINT32 *WrittenSizeInBytes);
+HRESULT WINAPI WHvGetPartitionProperty(WHV_PARTITION_HANDLE Partition,
+                                       WHV_PARTITION_PROPERTY_CODE PropertyCode, VOID *PropertyBuffer,
+                                       UINT32 PropertyBufferSizeInBytes, UINT32 *WrittenSizeInBytes);
 
 /* Sets a property. A buffer larger than the value is accepted (programs pass the whole union); for the lists
  * (CpuidExitList, CpuidResultList, CpuidResultList2, MsrActionList) the size says how many entries there are.
@@ -80,8 +80,9 @@ HRESULT WINAPI WHvGetPartitionProperty(WHV_PARTITION_HANDLE Partition, WHV_PARTI
  * while processors run, which see the change at their next entry.
  * Errors: WHV_E_UNKNOWN_PROPERTY; E_INVALIDARG for a value out of range, a size that is too small, or a
  * property that can no longer be set. */
-HRESULT WINAPI WHvSetPartitionProperty(WHV_PARTITION_HANDLE Partition, WHV_PARTITION_PROPERTY_CODE PropertyCode,
-                                       const VOID *PropertyBuffer, UINT32 PropertyBufferSizeInBytes);
+HRESULT WINAPI WHvSetPartitionProperty(WHV_PARTITION_HANDLE Partition,
+                                       WHV_PARTITION_PROPERTY_CODE PropertyCode, const VOID *PropertyBuffer,
+                                       UINT32 PropertyBufferSizeInBytes);
 
 /* Stops the partition's clocks: time stamp counter, local APIC timers and reference time. They go on with
  * WHvResumePartitionTime, or by themselves when a processor runs again. */
@@ -181,7 +182,7 @@ HRESULT WINAPI WHvWriteGpaRange(WHV_PARTITION_HANDLE Partition, UINT32 VpIndex,
  * Errors: E_INVALIDARG for the index or the flags; WHV_E_VP_ALREADY_EXISTS. */
 HRESULT WINAPI WHvCreateVirtualProcessor(WHV_PARTITION_HANDLE Partition, UINT32 VpIndex, UINT32 Flags);
 
-/* WHvCreateVirtualProcessor with properties for this processor; Properties may be null when there are none. */
+/* WHvCreateVirtualProcessor with properties for this processor; Properties may be null if there are none. */
 HRESULT WINAPI WHvCreateVirtualProcessor2(WHV_PARTITION_HANDLE Partition, UINT32 VpIndex,
                                           const WHV_VIRTUAL_PROCESSOR_PROPERTY *Properties,
                                           UINT32 PropertyCount);
@@ -258,7 +259,8 @@ HRESULT WINAPI WHvRequestInterrupt(WHV_PARTITION_HANDLE Partition, const WHV_INT
                                    UINT32 InterruptControlSize);
 
 /* Tells which processors an interrupt with this destination would reach. TargetVps has room for VpCount
- * indexes; TargetVpCount receives how many there are. */
+ * indexes, at least as many as the partition's ProcessorCount; TargetVpCount receives how many there are.
+ * Errors: E_INVALIDARG for the mode or too little room; ERROR_HV_OPERATION_DENIED without APIC emulation. */
 HRESULT WINAPI WHvGetInterruptTargetVpSet(WHV_PARTITION_HANDLE Partition, UINT64 Destination,
                                           WHV_INTERRUPT_DESTINATION_MODE DestinationMode, UINT32 *TargetVps,
                                           UINT32 VpCount, UINT32 *TargetVpCount);
@@ -300,13 +302,14 @@ HRESULT WINAPI WHvPostVirtualProcessorSynicMessage(WHV_PARTITION_HANDLE Partitio
 
 /* Signals an event whenever the guest writes what MatchData describes, instead of a memory exit. */
 HRESULT WINAPI WHvRegisterPartitionDoorbellEvent(WHV_PARTITION_HANDLE Partition,
-                                                 const WHV_DOORBELL_MATCH_DATA *MatchData, HANDLE EventHandle);
+                                                 const WHV_DOORBELL_MATCH_DATA *MatchData,
+                                                 HANDLE EventHandle);
 
 /* Ends what WHvRegisterPartitionDoorbellEvent began, for the same MatchData. */
 HRESULT WINAPI WHvUnregisterPartitionDoorbellEvent(WHV_PARTITION_HANDLE Partition,
                                                    const WHV_DOORBELL_MATCH_DATA *MatchData);
 
-/* Makes an event that interrupts the guest when it is set. The event is the trigger's and is closed with it. */
+/* Makes an event that interrupts the guest when it is set. The trigger owns it and closes it. */
 HRESULT WINAPI WHvCreateTrigger(WHV_PARTITION_HANDLE Partition, const WHV_TRIGGER_PARAMETERS *Parameters,
                                 WHV_TRIGGER_HANDLE *TriggerHandle, HANDLE *EventHandle);
 
@@ -345,8 +348,9 @@ HRESULT WINAPI WHvAllocateVpciResource(const GUID *ProviderId, WHV_ALLOCATE_VPCI
 
 /* Makes a device of a resource and gives it to the partition. The event, which may be null, is set when
  * WHvGetVpciDeviceNotification has something to tell. */
-HRESULT WINAPI WHvCreateVpciDevice(WHV_PARTITION_HANDLE Partition, UINT64 LogicalDeviceId, HANDLE VpciResource,
-                                   WHV_CREATE_VPCI_DEVICE_FLAGS Flags, HANDLE NotificationEventHandle);
+HRESULT WINAPI WHvCreateVpciDevice(WHV_PARTITION_HANDLE Partition, UINT64 LogicalDeviceId,
+                                   HANDLE VpciResource, WHV_CREATE_VPCI_DEVICE_FLAGS Flags,
+                                   HANDLE NotificationEventHandle);
 
 /* Takes a device away from the partition. */
 HRESULT WINAPI WHvDeleteVpciDevice(WHV_PARTITION_HANDLE Partition, UINT64 LogicalDeviceId);

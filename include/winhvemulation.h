@@ -1,2 +1,2 @@
-/* The lower-case spelling of WinHvEmulation.h, which programs written on case-insensitive file systems use. */
+/* The lower-case spelling of WinHvEmulation.h, for programs from case-insensitive file systems. */
 #include "WinHvEmulation.h"

@@ -1,2 +1,2 @@
-/* The lower-case spelling of WinHvPlatform.h, which programs written on case-insensitive file systems use. */
+/* The lower-case spelling of WinHvPlatform.h, for programs from case-insensitive file systems. */
 #include "WinHvPlatform.h"

@@ -1,2 +1,2 @@
-/* The lower-case spelling of WinHvPlatformDefs.h, which programs written on case-insensitive file systems use. */
+/* The lower-case spelling of WinHvPlatformDefs.h, for programs from case-insensitive file systems. */
 #include "WinHvPlatformDefs.h"

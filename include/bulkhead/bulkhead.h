@@ -9,10 +9,10 @@
  *   2. the environment variable BULKHEAD_ENGINE=auto|kvm|soft
  *   3. "auto"
  *
- * A relaxation gives up something that an engine cannot do and that the program does not need although it asks
- * for it, so that a faster engine can be chosen. Relaxations are named, never on by default, and come from
- * BulkheadSetRelaxations or, without it, from the environment variable BULKHEAD_RELAX; both are lists of names
- * with commas between them. docs/engines.md lists the names.
+ * A relaxation gives up something that an engine cannot do and that the program asks for but does not need, so
+ * that a faster engine can be chosen. Relaxations are named, never on by default, and come from
+ * BulkheadSetRelaxations or, without it, from the environment variable BULKHEAD_RELAX; both are lists of
+ * names with commas between them. docs/engines.md lists the names.
  *
  * Both variables are read when a partition is created, and by calls without a partition.
  */
@@ -43,18 +43,18 @@ typedef struct BULKHEAD_ENGINE_INFO {
 C_ASSERT(sizeof(BULKHEAD_ENGINE_INFO) == 264);
 
 /* Describes engine number Index, counted from 0, the fastest first.
- * Errors: E_POINTER; E_INVALIDARG when Size is too small; ERROR_NOT_FOUND (as an HRESULT) past the last one. */
+ * Errors: E_POINTER; E_INVALIDARG when Size is too small; ERROR_NOT_FOUND (as an HRESULT) past the last. */
 HRESULT BulkheadGetEngineInfo(UINT32 Index, BULKHEAD_ENGINE_INFO *Info);
 
 /* Names the engine of a partition that is not set up yet: "auto", "kvm" or "soft".
- * Errors: E_POINTER; E_INVALIDARG for the handle or an unknown name; ERROR_INVALID_STATE (as an HRESULT) after
- * set-up. That the engine is usable is checked at set-up, which then fails with
+ * Errors: E_POINTER; E_INVALIDARG for the handle or an unknown name; ERROR_INVALID_STATE (as an HRESULT)
+ * after set-up. That the engine is usable is checked at set-up, which then fails with
  * WHV_E_UNSUPPORTED_HYPERVISOR_CONFIG. */
 HRESULT BulkheadSetEngine(WHV_PARTITION_HANDLE Partition, const char *Name);
 
 /* Tells in words which engine a partition got, or would get, why each faster one was passed over, and which
- * relaxations were used. The first line is "engine: NAME". With a null partition it speaks of a partition with
- * default properties.
+ * relaxations were used. The first line is "engine: NAME". With a null partition it speaks of a partition
+ * with default properties.
  *
  * Needed (may be null) receives the size of the whole text with its terminating zero. Buffer may be null with
  * a size of 0.

@@ -160,7 +160,8 @@ typedef LONG HRESULT;
 #endif
 #ifndef HRESULT_FROM_WIN32
 #define HRESULT_FROM_WIN32(x)                                                                                \
-    ((HRESULT)(x) <= 0 ? ((HRESULT)(x)) : ((HRESULT)(((x) & 0x0000FFFF) | (FACILITY_WIN32 << 16) | 0x80000000)))
+    ((HRESULT)(x) <= 0 ? ((HRESULT)(x))                                                                      \
+                       : ((HRESULT)(((x) & 0x0000FFFF) | (FACILITY_WIN32 << 16) | 0x80000000)))
 #endif
 #ifndef HRESULT_CODE
 #define HRESULT_CODE(hr) ((hr) & 0xFFFF)
