@@ -9,8 +9,8 @@
  *   2. the environment variable BULKHEAD_ENGINE=auto|kvm|soft
  *   3. "auto"
  *
- * A relaxation gives up something that an engine cannot do and that the program asks for but does not need, so
- * that a faster engine can be chosen. Relaxations are named, never on by default, and come from
+ * A relaxation gives up something that an engine cannot do, and that the program asks for but does not need,
+ * so that a faster engine can be chosen. Relaxations are named, never on by default, and come from
  * BulkheadSetRelaxations or, without it, from the environment variable BULKHEAD_RELAX; both are lists of
  * names with commas between them. docs/engines.md lists the names.
  *
