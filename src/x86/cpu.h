@@ -135,7 +135,8 @@ struct insn {
     uint8_t size;           // operand size in bytes, where the handler is not made for one
     int32_t disp;           // displacement; of a direct branch: target minus the start of this instruction's page
     uint16_t page_offset;   // of the first byte, from the start of the page (4,096 and more never occurs)
-    uint8_t number;         // position in its block
+    uint8_t number : 7;     // position in its block
+    uint8_t stack : 1;      // its memory operand is on the stack: a bad address is #SS, not #GP
     uint8_t flags;          // enum insn_flags
     union {
         uint64_t imm;
@@ -194,6 +195,8 @@ struct x86_tlb_entry {
     uintptr_t host;         // host address of the page minus its linear address; bit 0: global
 };
 #define X86_TLB_NONE 1ull
+
+enum x86_pending { X86_PENDING_NONE, X86_PENDING_SPLIT, X86_PENDING_DEVICE, X86_PENDING_CODE };
 
 struct x86_jump_entry { uint64_t linear; uint64_t key; struct x86_block *block; uint64_t reserved; };
 
@@ -307,11 +310,17 @@ struct x86_cpu {
 
     uint64_t features[4];                   // enum x86_feature as a bit set: what CPUID shows and decoding allows
     uint8_t physical_bits;
+    uint32_t apic_id, processor_count;      // what CPUID's topology leaves show
     const struct x86_bus *bus;
     void *platform;                         // the bus's own
 
     uint8_t scratch[64] __attribute__((aligned(64)));     // stands in for memory that is split or not memory
-    struct { bool pending; uint8_t size; uint8_t access; uint64_t linear; } scratch_state;
+    struct {                                // a store that x86_commit has to finish
+        uint8_t pending;                    // enum x86_pending
+        uint8_t size, first;                // bytes in all, and of them before the page's end
+        uint8_t *host[2];
+        uint64_t gpa;
+    } scratch_state;
 
     uint64_t tlb_epoch;
     struct x86_code *code;                  // the block cache (code.h)
@@ -329,11 +338,11 @@ struct x86_cpu {
 // Continue with the next instruction. Optimised builds turn the call into a jump ("threaded code"); where the compiler
 // can't promise that (no optimisation, sanitizers) the handler returns the next instruction to a loop.
 #ifdef BULKHEAD_TRAMPOLINE
-#define DISPATCH(cpu, insn) return (insn)
+#define DISPATCH(cpu, to) return (to)
 #elif defined(__clang__)
-#define DISPATCH(cpu, insn) do { const struct insn *next_ = (insn); __attribute__((musttail)) return next_->fn(cpu, next_); } while (0)
+#define DISPATCH(cpu, to) do { const struct insn *next_ = (to); __attribute__((musttail)) return next_->fn(cpu, next_); } while (0)
 #else
-#define DISPATCH(cpu, insn) do { const struct insn *next_ = (insn); return next_->fn(cpu, next_); } while (0)
+#define DISPATCH(cpu, to) do { const struct insn *next_ = (to); return next_->fn(cpu, next_); } while (0)
 #endif
 #define NEXT(cpu, i) DISPATCH(cpu, (i) + 1)
 
@@ -405,6 +414,11 @@ static inline void x86_commit(struct x86_cpu *cpu)
     if (X86_UNLIKELY(cpu->scratch_state.pending))
         x86_commit_slow(cpu);
 }
+
+// Any number of bytes by linear address, for descriptor tables and the like; `access` may include X86_IMPLICIT. False: fault
+// or exit recorded; a write that fails has changed nothing if it is 64 bytes or less.
+bool x86_read_linear(struct x86_cpu *cpu, uint64_t linear, void *bytes, unsigned size, unsigned access);
+bool x86_write_linear(struct x86_cpu *cpu, uint64_t linear, const void *bytes, unsigned size, unsigned access);
 
 // Statement macros for handlers; they `return` from the handler on a fault.
 #define ADDRESS(lin, size_, access_)                                                                                  \
