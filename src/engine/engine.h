@@ -34,7 +34,7 @@ struct engine_capabilities {
     WHV_PROCESSOR_FEATURES_BANKS processor_features;
     WHV_PROCESSOR_XSAVE_FEATURES xsave_features;
     UINT8 clflush_shift;                        // line size is 1 << shift bytes
-    UINT8 physical_address_width;               // bits
+    UINT32 physical_address_width;              // bits
     UINT64 processor_clock_hz;
     UINT64 interrupt_clock_hz;
     UINT32 max_processors;

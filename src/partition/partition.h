@@ -4,8 +4,11 @@
 //   1. partition->lock   configuration, state, the table of processors, changes of the memory map
 //   2. partition->map.lock   readers: an engine's look-ups; writer: a change of the map (short, nothing else inside)
 //   3. an engine's own locks
-// A processor's run takes none of the first for longer than a look-up. A function whose name ends in _locked expects
-// partition->lock held.
+// A processor's run takes none of the first. A function whose name ends in _locked expects partition->lock held.
+//
+// Life of a processor. Its memory, once allocated, stays until the partition is freed, so that finding and pinning one
+// needs no lock. It exists while VP_LIVE is set in `references`; deleting clears that, cancels, and waits until no call
+// uses the processor any more.
 #ifndef BULKHEAD_PARTITION_H
 #define BULKHEAD_PARTITION_H
 
@@ -13,6 +16,7 @@
 #include <stdatomic.h>
 
 #include "engine/engine.h"
+#include "partition/engine_choice.h"
 #include "partition/gpa_map.h"
 #include "partition/property.h"
 
@@ -27,26 +31,80 @@ enum partition_state {
     PARTITION_DELETED,
 };
 
+// Set in vp->references while the processor exists; below it, the number of calls that are using it.
+#define VP_LIVE 0x40000000
+
 struct vp {
     struct partition *partition;
     uint32_t index;
-    atomic_int running;         // 1 while a thread is inside vp_run
-    atomic_int references;      // the table's one, and one for each call that is using it
+    atomic_int running;         // 1 while a thread is inside vp_run, or keeps it from being entered
+    atomic_int references;
     void *engine_data;
 };
 
 struct partition {
     pthread_mutex_t lock;
-    enum partition_state state;
+    _Atomic(enum partition_state) state;    // written under lock
     struct property_values properties;      // see property.h; written under lock, final ones never after set-up
+    struct engine_wish wish;                // fixed at set-up
     const struct engine *engine;            // NULL until set-up
     void *engine_data;
-    char engine_report[512];                // which engine, and why a faster one was passed over
+    char engine_report[ENGINE_REPORT_SIZE]; // how the last set-up went: which engine, and why others were passed
+                                            // over; "" before the first one, and when the properties changed
     struct gpa_map map;
-    struct vp *vps[PARTITION_MAX_PROCESSORS];
+    struct vp *vps[PARTITION_MAX_PROCESSORS];               // under lock; NULL where no processor exists
+    _Atomic(struct vp *) vp_memory[PARTITION_MAX_PROCESSORS];   // of every processor that was ever created
+    pthread_cond_t vp_unused;               // a processor that is being deleted has lost its last user
 };
 
-// CPUID as the guest sees it: the engine's answer with CpuidResultList laid over it. Any thread.
+// A partition with every property at its default. Fails with E_OUTOFMEMORY only.
+CHECKED HRESULT partition_create(struct partition **created);
+
+// What the partition's properties may ask for: of its engine, or before set-up of any engine that it may get.
+// False when there is none.
+bool partition_capabilities_locked(struct partition *p, struct engine_capabilities *capabilities);
+
+// Choose an engine and set it up. WHV_E_INVALID_PARTITION_CONFIG when the processor count is missing or no engine
+// supports all that was asked for; WHV_E_UNSUPPORTED_HYPERVISOR_CONFIG when the wish cannot be met; the engine's own
+// error when its set-up failed and no other is left.
+CHECKED HRESULT partition_setup_locked(struct partition *p);
+
+// The report on the engine it has, or would get; and on the one that a partition with default properties would get.
+void partition_report_locked(struct partition *p, char *report, size_t size);
+void partition_report_default(char *report, size_t size);
+
+// Say which engine it shall have, or which relaxations it allows. Before set-up. E_INVALIDARG for an unknown name.
+CHECKED HRESULT partition_set_engine_locked(struct partition *p, const char *name);
+CHECKED HRESULT partition_set_relaxations_locked(struct partition *p, const char *list);
+
+// Set a property and tell the engine; see property_set. The state has been checked.
+CHECKED HRESULT partition_set_property_locked(struct partition *p, const struct property *property,
+                                              const void *buffer, UINT32 size);
+
+// Change the guest memory map and wait until no processor uses the old one.
+CHECKED HRESULT partition_map_locked(struct partition *p, const struct gpa_range *range);
+CHECKED HRESULT partition_unmap_locked(struct partition *p, gpa_t gpa, uint64_t size);
+
+// The partition is about to be deleted: no processor can be created or run any more, running ones are cancelled.
+void partition_stop(struct partition *p);
+// Release everything. No other thread uses the partition.
+void partition_free(struct partition *p);
+
+// Create a processor. WHV_E_VP_ALREADY_EXISTS, E_OUTOFMEMORY, or the engine's error.
+CHECKED HRESULT partition_vp_create_locked(struct partition *p, UINT32 index);
+// Delete a processor; stops it and waits (with the lock released) until no call uses it. WHV_E_VP_DOES_NOT_EXIST.
+CHECKED HRESULT partition_vp_delete_locked(struct partition *p, UINT32 index);
+
+// Find a processor and keep it from going away. NULL when it does not exist. No lock needed.
+struct vp *partition_vp_pin(struct partition *p, UINT32 index);
+void partition_vp_unpin(struct vp *vp);
+
+// Keep a pinned processor from running, or claim it for a run. WHV_E_INVALID_VP_STATE when a thread has it,
+// WHV_E_VP_DOES_NOT_EXIST when it is being deleted. Undone by vp_release.
+CHECKED HRESULT partition_vp_claim(struct vp *vp);
+void partition_vp_release(struct vp *vp);
+
+// CPUID as the guest sees it: the engine's answer with CpuidResultList and CpuidResultList2 laid over it. Any thread.
 void partition_cpuid(struct vp *vp, UINT32 leaf, UINT32 subleaf, UINT32 out[4]);
 
 #endif

@@ -1,0 +1,121 @@
+// Virtual processors: create, delete, run, cancel, CPUID.
+#include <string.h>
+
+#include "api/call.h"
+
+// NUMA nodes are not exposed: there is node 0.
+static bool properties_valid(const WHV_VIRTUAL_PROCESSOR_PROPERTY *properties, UINT32 count)
+{
+    for (UINT32 i = 0; i < count; i++)
+        if (properties[i].PropertyCode != WHvVirtualProcessorPropertyCodeNumaNode || properties[i].NumaNode != 0)
+            return false;
+    return true;
+}
+
+HRESULT WINAPI WHvCreateVirtualProcessor2(WHV_PARTITION_HANDLE Partition, UINT32 VpIndex,
+                                          const WHV_VIRTUAL_PROCESSOR_PROPERTY *Properties,
+                                          UINT32 PropertyCount)
+{
+    struct api_call call;
+    HRESULT hr;
+
+    if (!Properties && PropertyCount != 0)
+        return E_POINTER;
+    if (!properties_valid(Properties, PropertyCount))
+        return E_INVALIDARG;
+    hr = api_enter(&call, Partition, IN_SET_UP);
+    if (FAILED(hr))
+        return hr;
+    if (VpIndex >= call.partition->properties.processor_count)
+        hr = E_INVALIDARG;
+    else
+        hr = partition_vp_create_locked(call.partition, VpIndex);
+    api_leave(&call);
+    return hr;
+}
+
+HRESULT WINAPI WHvCreateVirtualProcessor(WHV_PARTITION_HANDLE Partition, UINT32 VpIndex, UINT32 Flags)
+{
+    return Flags == 0 ? WHvCreateVirtualProcessor2(Partition, VpIndex, NULL, 0) : E_INVALIDARG;
+}
+
+HRESULT WINAPI WHvDeleteVirtualProcessor(WHV_PARTITION_HANDLE Partition, UINT32 VpIndex)
+{
+    struct api_call call;
+    HRESULT hr = api_enter(&call, Partition, IN_SET_UP);
+
+    if (FAILED(hr))
+        return hr;
+    hr = partition_vp_delete_locked(call.partition, VpIndex);
+    api_leave(&call);
+    return hr;
+}
+
+// Hand an exit to a caller whose structure may be an earlier or a later revision of ours.
+static void write_exit(const WHV_RUN_VP_EXIT_CONTEXT *exit, void *buffer, UINT32 size)
+{
+    if (size > sizeof(*exit)) {
+        memset((char *)buffer + sizeof(*exit), 0, size - sizeof(*exit));
+        size = sizeof(*exit);
+    }
+    memcpy(buffer, exit, size);
+}
+
+HRESULT WINAPI WHvRunVirtualProcessor(WHV_PARTITION_HANDLE Partition, UINT32 VpIndex, VOID *ExitContext,
+                                      UINT32 ExitContextSizeInBytes)
+{
+    WHV_RUN_VP_EXIT_CONTEXT exit;
+    struct api_call call;
+    HRESULT hr;
+
+    if (!ExitContext)
+        return E_POINTER;
+    if (ExitContextSizeInBytes < sizeof(exit.ExitReason))
+        return WHV_E_INSUFFICIENT_BUFFER;
+    hr = api_enter_vp(&call, Partition, VpIndex, IN_SET_UP);
+    if (FAILED(hr))
+        return hr;
+    hr = partition_vp_claim(call.vp);
+    if (SUCCEEDED(hr)) {
+        memset(&exit, 0, sizeof(exit));
+        hr = call.partition->engine->vp_run(call.vp, &exit);
+        partition_vp_release(call.vp);
+        if (SUCCEEDED(hr))
+            write_exit(&exit, ExitContext, ExitContextSizeInBytes);
+    }
+    api_leave(&call);
+    return hr;
+}
+
+HRESULT WINAPI WHvCancelRunVirtualProcessor(WHV_PARTITION_HANDLE Partition, UINT32 VpIndex, UINT32 Flags)
+{
+    struct api_call call;
+    HRESULT hr;
+
+    if (Flags != 0)
+        return E_INVALIDARG;
+    hr = api_enter_vp(&call, Partition, VpIndex, IN_SERVICE);
+    if (FAILED(hr))
+        return hr;
+    call.partition->engine->vp_cancel(call.vp);
+    api_leave(&call);
+    return S_OK;
+}
+
+HRESULT WINAPI WHvGetVirtualProcessorCpuidOutput(WHV_PARTITION_HANDLE Partition, UINT32 VpIndex, UINT32 Eax,
+                                                 UINT32 Ecx, WHV_CPUID_OUTPUT *CpuidOutput)
+{
+    struct api_call call;
+    UINT32 out[4];
+    HRESULT hr;
+
+    if (!CpuidOutput)
+        return E_POINTER;
+    hr = api_enter_vp(&call, Partition, VpIndex, IN_SERVICE);
+    if (FAILED(hr))
+        return hr;
+    partition_cpuid(call.vp, Eax, Ecx, out);
+    *CpuidOutput = (WHV_CPUID_OUTPUT){.Eax = out[0], .Ebx = out[1], .Ecx = out[2], .Edx = out[3]};
+    api_leave(&call);
+    return S_OK;
+}

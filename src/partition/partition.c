@@ -1,0 +1,204 @@
+// The life of a partition: create, choose and set up an engine, change memory, stop, free.
+#include "partition/partition.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+// The wish has changed: defaults are those of the engines that it allows.
+static void wish_changed_locked(struct partition *p)
+{
+    struct engine_capabilities capabilities;
+
+    p->engine_report[0] = '\0';
+    if (!engine_wish_capabilities(&p->wish, &capabilities))
+        memset(&capabilities, 0, sizeof(capabilities));
+    property_defaults(&p->properties, &capabilities);
+}
+
+HRESULT partition_create(struct partition **created)
+{
+    struct partition *p = calloc(1, sizeof(*p));
+
+    if (!p)
+        return E_OUTOFMEMORY;
+    if (pthread_mutex_init(&p->lock, NULL) != 0)
+        goto no_lock;
+    if (pthread_cond_init(&p->vp_unused, NULL) != 0)
+        goto no_condition;
+    if (FAILED(gpa_map_init(&p->map)))
+        goto no_map;
+    p->state = PARTITION_CREATED;
+    engine_wish_from_environment(&p->wish);
+    wish_changed_locked(p);
+    *created = p;
+    return S_OK;
+
+no_map:
+    pthread_cond_destroy(&p->vp_unused);
+no_condition:
+    pthread_mutex_destroy(&p->lock);
+no_lock:
+    free(p);
+    return E_OUTOFMEMORY;
+}
+
+bool partition_capabilities_locked(struct partition *p, struct engine_capabilities *capabilities)
+{
+    if (!p->engine)
+        return engine_wish_capabilities(&p->wish, capabilities);
+    *capabilities = *p->engine->capabilities();
+    return true;
+}
+
+HRESULT partition_setup_locked(struct partition *p)
+{
+    char passed[ENGINE_REPORT_SIZE] = "";
+    const struct engine *engine;
+    HRESULT hr = WHV_E_INVALID_PARTITION_CONFIG;
+    struct engine_capabilities capabilities;
+    int place = -1;
+
+    if (p->properties.processor_count == 0)
+        return WHV_E_INVALID_PARTITION_CONFIG;
+    if (engine_wish_faulty(&p->wish) || !engine_wish_capabilities(&p->wish, &capabilities))
+        return WHV_E_UNSUPPORTED_HYPERVISOR_CONFIG;
+
+    // An engine whose own set-up fails (the host refuses it, say) is passed over like one that lacks a feature.
+    while ((engine = engine_choose(&p->wish, &p->properties, &place, passed, sizeof(passed)))) {
+        property_defaults(&p->properties, engine->capabilities());
+        p->engine = engine;
+        hr = engine->setup(p);
+        if (SUCCEEDED(hr)) {
+            engine_report_write(p->engine_report, sizeof(p->engine_report), &p->wish, engine, &p->properties,
+                                passed);
+            p->state = PARTITION_SET_UP;
+            return S_OK;
+        }
+        p->engine = NULL;
+        p->engine_data = NULL;
+        engine_text_add(passed, sizeof(passed), "%s passed over: its set-up failed with 0x%08X\n", engine->name,
+                        (unsigned int)hr);
+    }
+    property_defaults(&p->properties, &capabilities);
+    engine_report_write(p->engine_report, sizeof(p->engine_report), &p->wish, NULL, &p->properties, passed);
+    return hr;
+}
+
+static void report_dry_run(const struct engine_wish *wish, const struct property_values *values, char *report,
+                           size_t size)
+{
+    char passed[ENGINE_REPORT_SIZE] = "";
+    const struct engine *engine = NULL;
+    int place = -1;
+
+    if (!engine_wish_faulty(wish))
+        engine = engine_choose(wish, values, &place, passed, sizeof(passed));
+    engine_report_write(report, size, wish, engine, values, passed);
+}
+
+void partition_report_locked(struct partition *p, char *report, size_t size)
+{
+    if (p->engine_report[0])
+        snprintf(report, size, "%s", p->engine_report);
+    else
+        report_dry_run(&p->wish, &p->properties, report, size);
+}
+
+void partition_report_default(char *report, size_t size)
+{
+    struct property_values values = {.set_rows = 0};
+    struct engine_wish wish;
+
+    engine_wish_from_environment(&wish);
+    report_dry_run(&wish, &values, report, size);
+}
+
+HRESULT partition_set_engine_locked(struct partition *p, const char *name)
+{
+    if (!engine_wish_set_name(&p->wish, name))
+        return E_INVALIDARG;
+    wish_changed_locked(p);
+    return S_OK;
+}
+
+HRESULT partition_set_relaxations_locked(struct partition *p, const char *list)
+{
+    if (!engine_wish_set_relaxations(&p->wish, list))
+        return E_INVALIDARG;
+    wish_changed_locked(p);
+    return S_OK;
+}
+
+HRESULT partition_set_property_locked(struct partition *p, const struct property *property, const void *buffer,
+                                      UINT32 size)
+{
+    struct engine_capabilities capabilities;
+    void *replaced;
+    HRESULT hr;
+
+    if (!partition_capabilities_locked(p, &capabilities))
+        return WHV_E_UNSUPPORTED_HYPERVISOR_CONFIG;
+    // What was relaxed may be asked for, and will not be insisted on.
+    capabilities.extended_vm_exits.AsUINT64 |= p->wish.relaxed.AsUINT64;
+    hr = property_set(&p->properties, property, buffer, size, &capabilities, &replaced);
+    if (FAILED(hr))
+        return hr;
+    if (p->engine)
+        p->engine->properties_changed(p);
+    else
+        p->engine_report[0] = '\0';
+    free(replaced);
+    return S_OK;
+}
+
+HRESULT partition_map_locked(struct partition *p, const struct gpa_range *range)
+{
+    HRESULT hr = gpa_map_insert(&p->map, range);
+
+    if (SUCCEEDED(hr))
+        p->engine->map_changed(p, range->gpa, range->size);
+    return hr;
+}
+
+HRESULT partition_unmap_locked(struct partition *p, gpa_t gpa, uint64_t size)
+{
+    HRESULT hr = gpa_map_remove(&p->map, gpa, size);
+
+    if (SUCCEEDED(hr))
+        p->engine->map_changed(p, gpa, size);
+    return hr;
+}
+
+void partition_stop(struct partition *p)
+{
+    pthread_mutex_lock(&p->lock);
+    // First the state, then the cancel: a thread that claims a processor looks at the state afterwards, so it either
+    // sees that, or is there to be cancelled.
+    p->state = PARTITION_DELETED;
+    for (unsigned int i = 0; i < PARTITION_MAX_PROCESSORS; i++)
+        if (p->vps[i])
+            p->engine->vp_cancel(p->vps[i]);
+    pthread_mutex_unlock(&p->lock);
+}
+
+void partition_free(struct partition *p)
+{
+    pthread_mutex_lock(&p->lock);
+    for (unsigned int i = 0; i < PARTITION_MAX_PROCESSORS; i++) {
+        if (p->vps[i])
+            p->engine->vp_destroy(p->vps[i]);
+        p->vps[i] = NULL;
+    }
+    if (p->engine)
+        p->engine->teardown(p);
+    pthread_mutex_unlock(&p->lock);
+
+    for (unsigned int i = 0; i < PARTITION_MAX_PROCESSORS; i++)
+        free(p->vp_memory[i]);
+    property_release(&p->properties);
+    gpa_map_destroy(&p->map);
+    pthread_cond_destroy(&p->vp_unused);
+    pthread_mutex_destroy(&p->lock);
+    free(p);
+}
