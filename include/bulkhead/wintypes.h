@@ -114,7 +114,7 @@ typedef LONG HRESULT;
 #ifdef __cplusplus
 #define C_ASSERT(e) static_assert(e, #e)
 #else
-#define C_ASSERT(e) _Static_assert(e, #e)
+#define C_ASSERT(e) __extension__ _Static_assert(e, #e)
 #endif
 #endif
 
