@@ -322,7 +322,7 @@ struct x86_cpu {
         uint64_t gpa;
     } scratch_state;
 
-    uint64_t tlb_epoch;
+    uint64_t tlb_epoch;                     // starts at 1
     struct x86_code *code;                  // the block cache (code.h)
     struct x86_tlb_entry tlbs[X86_TLB_SETS][X86_TLB_ENTRIES] __attribute__((aligned(64)));
     struct x86_jump_entry jumps[X86_JUMP_ENTRIES];

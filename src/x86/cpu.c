@@ -1,0 +1,172 @@
+// Whole-processor operations: flags, mode, reset, and how a handler leaves a block.
+#include "x86/cpu.h"
+
+#include <string.h>
+
+#include "x86/decode.h"
+#include "x86/system.h"
+
+uint64_t x86_get_rflags(const struct x86_cpu *cpu)
+{
+    uint64_t flags = cpu->rflags | (cpu->oszapc >> 8 & (X86_CF | X86_PF | X86_AF | X86_ZF | X86_SF));
+    return cpu->oszapc & X86_HOST_OF ? flags | X86_OF : flags;
+}
+
+void x86_set_rflags(struct x86_cpu *cpu, uint64_t rflags)
+{
+    cpu->oszapc = (uint16_t)((rflags & (X86_CF | X86_PF | X86_AF | X86_ZF | X86_SF)) << 8 | (rflags >> 11 & 1));
+    cpu->rflags = (rflags & ~(uint64_t)X86_ARITHMETIC) | 2;
+}
+
+// Flat data segments let 32-bit code use the plain address formula with nothing but a cut to 32 bits.
+static bool segment_flat(const struct x86_cpu *cpu, unsigned s)
+{
+    const struct x86_segment *seg = &cpu->segment[s];
+    // Present, data, writable, expand-up.
+    return cpu->slot[X86_SLOT_SEGMENT + s] == 0 && seg->limit == 0xffffffff
+        && (seg->attributes & (X86_SEG_P | X86_SEG_S | 0xe)) == (X86_SEG_P | X86_SEG_S | 0x2);
+}
+
+void x86_update_mode(struct x86_cpu *cpu)
+{
+    uint32_t mode = 0;
+    uint16_t cs = cpu->segment[X86_CS].attributes;
+    bool protected_mode = (cpu->cr0 & X86_CR0_PE) && !(cpu->rflags & X86_VM);
+    if (protected_mode)
+        mode |= X86_MODE_PROTECTED;
+    if ((cpu->efer & X86_EFER_LMA) && (cs & X86_SEG_L)) {
+        mode |= X86_MODE_CODE64;
+    } else {
+        mode |= cs & X86_SEG_DB ? X86_MODE_CODE32 : X86_MODE_CODE16;
+        if (cpu->segment[X86_SS].attributes & X86_SEG_DB)
+            mode |= X86_MODE_STACK32;
+        if (segment_flat(cpu, X86_DS) && segment_flat(cpu, X86_ES) && segment_flat(cpu, X86_SS))
+            mode |= X86_MODE_FLAT;
+    }
+    if (cpu->cpl == 3)
+        mode |= X86_MODE_USER;
+    if ((cpu->rflags & X86_TF) || cpu->interrupt_shadow || (cpu->dr7 & 0xff))
+        mode |= X86_MODE_SINGLE;
+    cpu->mode = mode;
+    if (cpu->cpl == 3)
+        cpu->tlb = cpu->tlbs[X86_TLB_USER];
+    else if ((cpu->cr4 & X86_CR4_SMAP) && !(cpu->rflags & X86_AC))
+        cpu->tlb = cpu->tlbs[X86_TLB_SMAP];
+    else
+        cpu->tlb = cpu->tlbs[X86_TLB_SUPERVISOR];
+    cpu->jump_key = cpu->tlb_epoch << 8 | mode;
+}
+
+static void tlb_set_clear(struct x86_tlb_entry *set, bool global)
+{
+    for (unsigned n = 0; n < X86_TLB_ENTRIES; n++)
+        if (global || !(set[n].host & 1))
+            set[n].read = set[n].write = set[n].execute = X86_TLB_NONE;
+}
+
+void x86_flush_tlb(struct x86_cpu *cpu, bool global)
+{
+    for (unsigned set = 0; set < X86_TLB_SETS; set++)
+        tlb_set_clear(cpu->tlbs[set], global);
+    cpu->tlb_epoch++;
+    cpu->jump_key = cpu->tlb_epoch << 8 | cpu->mode;
+}
+
+void x86_flush_page(struct x86_cpu *cpu, uint64_t linear)
+{
+    for (unsigned set = 0; set < X86_TLB_SETS; set++) {
+        struct x86_tlb_entry *entry = x86_tlb_slot(cpu->tlbs[set], linear);
+        entry->read = entry->write = entry->execute = X86_TLB_NONE;
+    }
+    cpu->tlb_epoch++;
+    cpu->jump_key = cpu->tlb_epoch << 8 | cpu->mode;
+}
+
+// SDM vol. 3A table 10-1, power-up. RDX holds the processor's signature.
+void x86_reset(struct x86_cpu *cpu)
+{
+    memset(cpu->slot, 0, sizeof cpu->slot);
+    memset(cpu->segment, 0, sizeof cpu->segment);
+    uint32_t id[4];
+    x86_cpuid(cpu, 1, 0, id);
+    cpu->slot[X86_RDX] = id[0];
+    cpu->rip = 0xfff0;
+    cpu->oszapc = 0;
+    cpu->rflags = 2;
+    cpu->cpl = 0;
+    cpu->interrupt_shadow = cpu->nmi_blocked = 0;
+    for (unsigned s = 0; s < X86_SEGMENTS; s++)
+        cpu->segment[s] = (struct x86_segment){ .limit = 0xffff, .attributes = X86_SEG_P | X86_SEG_S | 3 };
+    cpu->segment[X86_CS].attributes = X86_SEG_P | X86_SEG_S | 0xb;
+    cpu->segment[X86_CS].selector = 0xf000;
+    cpu->slot[X86_SLOT_SEGMENT + X86_CS] = 0xffff0000;
+    cpu->segment[X86_LDTR].attributes = X86_SEG_P | 2;
+    cpu->segment[X86_TR].attributes = X86_SEG_P | 0xb;
+    cpu->gdtr = cpu->idtr = (struct x86_table){ .base = 0, .limit = 0xffff };
+    cpu->cr0 = X86_CR0_CD | X86_CR0_NW | X86_CR0_ET;
+    cpu->cr2 = cpu->cr3 = cpu->cr4 = cpu->efer = 0;
+    cpu->xcr0 = 1;
+    memset(cpu->dr, 0, sizeof cpu->dr);
+    cpu->dr6 = 0xffff0ff0;
+    cpu->dr7 = 0x400;
+    cpu->star = cpu->lstar = cpu->cstar = cpu->sfmask = cpu->kernel_gs_base = cpu->tsc_aux = 0;
+    cpu->pat = 0x0007040600070406;
+    cpu->sysenter_cs = cpu->sysenter_esp = cpu->sysenter_eip = 0;
+    memset(cpu->mtrr_phys, 0, sizeof cpu->mtrr_phys);
+    memset(cpu->mtrr_fixed, 0, sizeof cpu->mtrr_fixed);
+    cpu->mtrr_def_type = 0;
+    memset(cpu->pdpte, 0, sizeof cpu->pdpte);
+    memset(cpu->vec, 0, sizeof cpu->vec);
+    cpu->mxcsr = 0x1f80;
+    memset(&cpu->fpu, 0, sizeof cpu->fpu);
+    cpu->fpu.fcw = 0x40;
+    cpu->fpu.ftw = 0xff;
+    cpu->scratch_state.pending = false;
+    x86_flush_tlb(cpu, true);
+    x86_update_mode(cpu);
+}
+
+// ---- Leaving a block ----------------------------------------------------------------------------------------------
+
+const struct insn *x86_leave_fault(struct x86_cpu *cpu, const struct insn *i)
+{
+    cpu->rip = x86_insn_rip(cpu, i);
+    cpu->budget -= i->number;
+    cpu->exit.length = i->length;
+    return NULL;
+}
+
+bool x86_fault(struct x86_cpu *cpu, unsigned vector, int64_t error)
+{
+    cpu->exception = (struct x86_exception){ .vector = (uint8_t)vector, .has_error = error >= 0,
+                                             .error = error >= 0 ? (uint32_t)error : 0 };
+    cpu->leave = X86_LEAVE_EXCEPTION;
+    return false;
+}
+
+const struct insn *x86_raise(struct x86_cpu *cpu, const struct insn *i, unsigned vector, int64_t error)
+{
+    x86_fault(cpu, vector, error);
+    return x86_leave_fault(cpu, i);
+}
+
+const struct insn *x86_leave_exit(struct x86_cpu *cpu, const struct insn *i)
+{
+    cpu->leave = X86_LEAVE_EXIT;
+    return x86_leave_fault(cpu, i);
+}
+
+const struct insn *x86_leave_branch(struct x86_cpu *cpu, const struct insn *i)
+{
+    cpu->budget -= i->number + 1;
+    cpu->leave = X86_LEAVE_LOOKUP;
+    return NULL;
+}
+
+const struct insn *x86_leave_done(struct x86_cpu *cpu, const struct insn *i)
+{
+    cpu->rip = x86_insn_next_rip(cpu, i);
+    if (!(cpu->mode & X86_MODE_CODE64))
+        cpu->rip &= cpu->mode & X86_MODE_CODE32 ? 0xffffffff : 0xffff;
+    return x86_leave_branch(cpu, i);
+}
