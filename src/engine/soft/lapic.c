@@ -1,6 +1,7 @@
-// The local APIC's interrupts: requests and messages from any thread, priorities, service (SDM vol. 3A
-// chapter 11).
+// The local APIC's interrupts: requests and messages from any thread, priorities, service (SDM vol. 3A 11).
 #include "engine/soft/lapic_internal.h"
+
+#include <stddef.h>
 
 // `attention`: bits 7:0 say which words of IRR may have a bit set.
 #define ATTENTION_NMI (1u << 8)
