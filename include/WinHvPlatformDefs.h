@@ -2038,13 +2038,15 @@ typedef struct WHV_X64_VMX_NESTED_STATE {
 } WHV_X64_VMX_NESTED_STATE;
 C_ASSERT(sizeof(WHV_X64_VMX_NESTED_STATE) == 8192);
 
-/* A segment register in the layout of the VMCB (APM vol. 2 appendix B). */
+/* A segment register in the layout of the VMCB (APM vol. 2 appendix B), which asks for no alignment. */
+#pragma pack(push, 1)
 typedef struct WHV_SVM_VMCB_SELECTOR {
     UINT16 Selector;
     UINT16 Attrib;
     UINT32 Limit;
     UINT64 Base;
 } WHV_SVM_VMCB_SELECTOR;
+#pragma pack(pop)
 C_ASSERT(sizeof(WHV_SVM_VMCB_SELECTOR) == 16);
 
 /* What VMRUN saves of the nested hypervisor. */

@@ -21,16 +21,6 @@
 
 #include "../WinHvPlatformDefs.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
-#if defined(__GNUC__) && !defined(_WIN32)
-#pragma GCC visibility push(default)
-#endif
-
-/* The version of the library, "major.minor.patch". The string is static. */
-const char *BulkheadVersion(void);
-
 /* One engine of this build. All strings are in UTF-8 and end with a zero byte. */
 typedef struct BULKHEAD_ENGINE_INFO {
     UINT32 Size;        /* in: sizeof(BULKHEAD_ENGINE_INFO) of the caller */
@@ -41,6 +31,16 @@ typedef struct BULKHEAD_ENGINE_INFO {
     char Reason[232];   /* one sentence: why it is usable, or why not, and why it is or is not chosen */
 } BULKHEAD_ENGINE_INFO;
 C_ASSERT(sizeof(BULKHEAD_ENGINE_INFO) == 264);
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+#if defined(__GNUC__) && !defined(_WIN32)
+#pragma GCC visibility push(default)
+#endif
+
+/* The version of the library, "major.minor.patch". The string is static. */
+const char *BulkheadVersion(void);
 
 /* Describes engine number Index, counted from 0, the fastest first.
  * Errors: E_POINTER; E_INVALIDARG when Size is too small; ERROR_NOT_FOUND (as an HRESULT) past the last. */

@@ -1,4 +1,4 @@
-/* A client of every public header, compiled as C and as C++ in each revision of the language that we support. */
+/* A client of every public header, compiled as C and as C++ in each revision that we support. */
 #include "WinHvEmulation.h"
 #include "WinHvPlatform.h"
 #include "WinHvPlatformDefs.h"

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Holds the public headers against the public-domain headers of the same API in mingw-w64-common.
 
-Everything is taken from those headers when the test runs: each enumerator and macro, each type with its size,
-each member with its offset, each bit-field with its position, and each prototype. The facts are measured by one
-generated C program, compiled twice: against their headers with Windows' rules for bit-fields
+Everything is taken from those headers when the test runs: each enumerator and macro, each type with its
+size, each member with its offset, each bit-field with its position, and each prototype. The facts are
+measured by one generated C program, compiled twice: against their headers with Windows' rules for bit-fields
 (-mms-bitfields), and against ours with the host's rules.
 
-differences.txt lists where ours differ on purpose. A difference that is not listed fails the test, and so does
-a listed one that does not exist.
+differences.txt lists where ours differ on purpose. A difference that is not listed fails the test, and so
+does a listed one that does not exist.
 
 usage: compare.py CC THEIR_INCLUDE_DIR OUR_INCLUDE_DIR DIFFERENCES
 """
@@ -189,7 +189,8 @@ def has_member(cc, directory, label, flags):
     owner, path = label.split('.', 1)
     source = os.path.join(directory, 'absent.c')
     with open(source, 'w', encoding='utf-8') as out:
-        out.write(f'#include "WinHvPlatform.h"\nvoid f({owner} *v);\nvoid f({owner} *v) {{ (void)v->{path}; }}\n')
+        out.write(f'#include "WinHvPlatform.h"\nvoid f({owner} *v);\n'
+                  f'void f({owner} *v) {{ (void)v->{path}; }}\n')
     return run([cc, '-std=gnu11', '-fsyntax-only', source] + flags).returncode == 0
 
 
@@ -207,7 +208,8 @@ def read_differences(path):
 
 def compare_error_values(cc, directory, their_include, flags):
     """Compares the HRESULTs and Win32 errors that both winerror.h and our wintypes.h define."""
-    ours_text = run([cc, '-E', '-dM', '-include', 'bulkhead/wintypes.h', '-x', 'c', '/dev/null'] + flags).stdout
+    ours_text = run([cc, '-E', '-dM', '-include', 'bulkhead/wintypes.h', '-x', 'c', '/dev/null'] +
+                    flags).stdout
     ours = set(re.findall(r'^#define ((?:S|E|ERROR|WHV_E)_\w+) ', ours_text, re.M))
     with open(os.path.join(their_include, 'winerror.h'), encoding='utf-8') as header:
         rows = re.findall(r'^#define (\w+) +(\S.*)$', header.read(), re.M)

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Compiles client.c, and each public header by itself, as C and C++ without a warning.
+"""Compiles the clients, and each public header by itself, as C and C++ without a warning.
 
 Compilers that are not installed are named and left out; the first one must be there.
 
-usage: compile_headers.py INCLUDE_DIR CLIENT_C
+usage: compile_headers.py INCLUDE_DIR CLIENT_C...
 """
 
 import os
@@ -20,12 +20,12 @@ WARNINGS = ['-Wall', '-Wextra', '-Wpedantic', '-Wconversion', '-Werror']
 
 
 def main():
-    include, client = sys.argv[1:]
+    include, clients = sys.argv[1], sys.argv[2:]
     headers = sorted(name for name in os.listdir(include) if name.endswith('.h'))
     headers += [f'bulkhead/{name}' for name in sorted(os.listdir(os.path.join(include, 'bulkhead')))]
     failures, done = [], 0
     with tempfile.TemporaryDirectory() as directory:
-        sources = [client]
+        sources = list(clients)
         for header in headers:
             sources.append(os.path.join(directory, header.replace('/', '_') + '.c'))
             with open(sources[-1], 'w', encoding='utf-8') as out:
@@ -35,12 +35,13 @@ def main():
                 print(f'not installed: {compiler}')
                 continue
             for standard in standards:
-                result = subprocess.run([compiler, f'-std={standard}', '-fsyntax-only', *WARNINGS, '-I', include,
-                                         '-x', language, *sources], capture_output=True, text=True, check=False)
+                command = [compiler, f'-std={standard}', '-fsyntax-only', '-I', include, '-x', language]
+                result = subprocess.run(command + WARNINGS + sources, capture_output=True, text=True, check=False)
                 done += 1
                 if result.returncode != 0:
                     failures.append(f'{compiler} -std={standard}:\n{result.stderr[:3000]}')
-    print(f'{len(headers)} headers and a client: {done} ways to compile them, {len(failures)} failures')
+    print(f'{len(headers)} headers and {len(clients)} clients, compiled in {done} ways: '
+          f'{len(failures)} failures')
     print('\n'.join(failures), file=sys.stderr)
     sys.exit(1 if failures or not done else 0)
 

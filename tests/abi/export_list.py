@@ -13,7 +13,8 @@ sys.path.insert(0, tools)
 from api_table import read_families  # noqa: E402
 
 wanted = {name for _, rows in read_families(table) for name, _ in rows}
-listing = subprocess.run([nm, '-D', '--defined-only', library], capture_output=True, text=True, check=True).stdout
+listing = subprocess.run([nm, '-D', '--defined-only', library], capture_output=True, text=True,
+                         check=True).stdout
 found = {line.split()[-1].split('@')[0] for line in listing.splitlines()}
 for name in sorted(wanted - found):
     print(f'not exported: {name}')

@@ -1,5 +1,5 @@
-/* Holds the table of exported functions against the library: every row is exported, a stub says E_NOTIMPL, and
- * a function that is said to be implemented says something else, even when all its arguments are null.
+/* Holds the table of exported functions against the library: every row is exported, a stub says E_NOTIMPL,
+ * and a function that is said to be implemented says something else, even when all its arguments are null.
  *
  * usage: exports LIBRARY */
 #include <dlfcn.h>
