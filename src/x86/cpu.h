@@ -330,10 +330,14 @@ struct x86_cpu {
 
 // ---- Operand access, for handlers ---------------------------------------------------------------------------------
 
+// A slot is read and written in every width, so these types may alias.
+typedef uint16_t x86_alias16 __attribute__((may_alias));
+typedef uint32_t x86_alias32 __attribute__((may_alias));
+typedef uint64_t x86_alias64 __attribute__((may_alias));
 #define R8(offset) (*(uint8_t *)((uint8_t *)cpu->slot + (offset)))
-#define R16(offset) (*(uint16_t *)((uint8_t *)cpu->slot + (offset)))
-#define R32(offset) (*(uint32_t *)((uint8_t *)cpu->slot + (offset)))    // to write 32 bits use R64: it zero-extends
-#define R64(offset) (*(uint64_t *)((uint8_t *)cpu->slot + (offset)))
+#define R16(offset) (*(x86_alias16 *)((uint8_t *)cpu->slot + (offset)))
+#define R32(offset) (*(x86_alias32 *)((uint8_t *)cpu->slot + (offset)))     // to write 32 bits use R64: it zero-extends
+#define R64(offset) (*(x86_alias64 *)((uint8_t *)cpu->slot + (offset)))
 
 // Continue with the next instruction. Optimised builds turn the call into a jump ("threaded code"); where the compiler
 // can't promise that (no optimisation, sanitizers) the handler returns the next instruction to a loop.
