@@ -1,0 +1,179 @@
+/* memory.c: allocating, mapping and reaching guest memory. */
+#include "memory.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+static uint8_t *memory_allocate(uint64_t size)
+{
+    void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    return memory == MAP_FAILED ? NULL : memory;
+}
+
+bool memory_init(struct memory *memory, uint64_t size, struct error *err)
+{
+    *memory = (struct memory){0};
+    if (size % MEMORY_PAGE != 0) {
+        return error_set(err, EXIT_USAGE, "--memory: %llu bytes are not whole pages of 4096",
+                         (unsigned long long)size);
+    }
+    if (size < MEMORY_MIN) {
+        return error_set(err, EXIT_FAILED, "--memory: %llu KiB is too little, a PC needs at least %llu MiB",
+                         (unsigned long long)(size / MEMORY_KIB), (unsigned long long)(MEMORY_MIN / MEMORY_MIB));
+    }
+    memory->ram = memory_allocate(size);
+    if (memory->ram == NULL) {
+        return error_set(err, EXIT_FAILED, "--memory: the host gives no %llu MiB: %s",
+                         (unsigned long long)(size / MEMORY_MIB), strerror(errno));
+    }
+    memory->low_size = size < MEMORY_HOLE ? size : MEMORY_HOLE;
+    memory->high_size = size - memory->low_size;
+    return true;
+}
+
+void memory_free(struct memory *memory)
+{
+    if (memory->ram != NULL) {
+        munmap(memory->ram, memory->low_size + memory->high_size);
+    }
+    if (memory->rom != NULL) {
+        munmap(memory->rom, memory->rom_size);
+    }
+    *memory = (struct memory){0};
+}
+
+bool memory_set_rom(struct memory *memory, const uint8_t *data, uint64_t size, struct error *err)
+{
+    uint64_t rounded = (size + MEMORY_PAGE - 1) & ~(MEMORY_PAGE - 1);
+    uint8_t *rom = memory_allocate(rounded);
+
+    if (rom == NULL) {
+        return error_set(err, EXIT_FAILED, "the host gives no %llu KiB for the firmware: %s",
+                         (unsigned long long)(rounded / MEMORY_KIB), strerror(errno));
+    }
+    memcpy(rom + (rounded - size), data, size);
+    memory->rom = rom;
+    memory->rom_size = rounded;
+    return true;
+}
+
+static bool memory_map_range(WHV_PARTITION_HANDLE partition, uint8_t *source, uint64_t gpa, uint64_t size,
+                             WHV_MAP_GPA_RANGE_FLAGS flags, struct error *err)
+{
+    HRESULT hr;
+
+    if (size == 0) {
+        return true;
+    }
+    hr = WHvMapGpaRange(partition, source, gpa, size, flags);
+    return SUCCEEDED(hr) || error_hresult(err, "WHvMapGpaRange", (unsigned)hr);
+}
+
+bool memory_map(const struct memory *memory, WHV_PARTITION_HANDLE partition, struct error *err)
+{
+    const WHV_MAP_GPA_RANGE_FLAGS rx = WHvMapGpaRangeFlagRead | WHvMapGpaRangeFlagExecute;
+    const WHV_MAP_GPA_RANGE_FLAGS rwx = rx | WHvMapGpaRangeFlagWrite;
+
+    return memory_map_range(partition, memory->ram, 0, memory->low_size, rwx, err) &&
+           memory_map_range(partition, memory->ram + memory->low_size, MEMORY_HIGH, memory->high_size, rwx, err) &&
+           memory_map_range(partition, memory->rom, MEMORY_HIGH - memory->rom_size, memory->rom_size, rx, err);
+}
+
+void *memory_at(const struct memory *memory, uint64_t gpa, uint64_t size)
+{
+    if (gpa < memory->low_size && size <= memory->low_size - gpa) {
+        return memory->ram + gpa;
+    }
+    if (gpa >= MEMORY_HIGH && gpa - MEMORY_HIGH < memory->high_size &&
+        size <= memory->high_size - (gpa - MEMORY_HIGH)) {
+        return memory->ram + memory->low_size + (gpa - MEMORY_HIGH);
+    }
+    return NULL;
+}
+
+const void *memory_peek(const struct memory *memory, uint64_t gpa, uint64_t size)
+{
+    uint64_t first = MEMORY_HIGH - memory->rom_size;
+
+    if (gpa >= first && gpa < MEMORY_HIGH && size <= MEMORY_HIGH - gpa) {
+        return memory->rom + (gpa - first);
+    }
+    return memory_at(memory, gpa, size);
+}
+
+unsigned memory_regions(const struct memory *memory, struct memory_region *regions)
+{
+    const struct memory_region all[MEMORY_MAX_REGIONS] = {
+        {0, MEMORY_EBDA, MEMORY_RAM},
+        {MEMORY_EBDA, 640 * MEMORY_KIB, MEMORY_RESERVED},
+        {MEMORY_BIOS, MEMORY_MIB, MEMORY_RESERVED},
+        {MEMORY_MIB, memory->low_size, MEMORY_RAM},
+        {MEMORY_HIGH, MEMORY_HIGH + memory->high_size, MEMORY_RAM},
+    };
+    unsigned count = memory->high_size == 0 ? MEMORY_MAX_REGIONS - 1 : MEMORY_MAX_REGIONS;
+
+    memcpy(regions, all, count * sizeof(all[0]));
+    return count;
+}
+
+uint64_t memory_resident(const struct memory *memory)
+{
+    enum { BATCH = 4096 };
+    unsigned char present[BATCH];
+    uint64_t size = memory->low_size + memory->high_size;
+    uint64_t pages = 0;
+
+    for (uint64_t at = 0; at < size; at += BATCH * MEMORY_PAGE) {
+        uint64_t length = size - at < BATCH * MEMORY_PAGE ? size - at : BATCH * MEMORY_PAGE;
+
+        if (mincore(memory->ram + at, length, present) != 0) {
+            return 0;
+        }
+        for (uint64_t i = 0; i < length / MEMORY_PAGE; i++) {
+            pages += present[i] & 1;
+        }
+    }
+    return pages * MEMORY_PAGE;
+}
+
+bool memory_parse_size(const char *text, uint64_t *size)
+{
+    unsigned long long number;
+    uint64_t unit = MEMORY_MIB;
+    char *end;
+
+    if (*text < '0' || *text > '9') {
+        return false;
+    }
+    errno = 0;
+    number = strtoull(text, &end, 10);
+    if (errno != 0) {
+        return false;
+    }
+    switch (*end) {
+    case '\0':
+        end--;
+        break;
+    case 'k':
+    case 'K':
+        unit = MEMORY_KIB;
+        break;
+    case 'm':
+    case 'M':
+        break;
+    case 'g':
+    case 'G':
+        unit = MEMORY_GIB;
+        break;
+    case 't':
+    case 'T':
+        unit = MEMORY_GIB * 1024;
+        break;
+    default:
+        return false;
+    }
+    return end[1] == '\0' && !__builtin_mul_overflow((uint64_t)number, unit, size);
+}

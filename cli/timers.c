@@ -1,0 +1,64 @@
+/* timers.c: the list of device timers. It is short, so it is searched, not sorted. */
+#include "timers.h"
+
+#include <stddef.h>
+#include <time.h>
+
+void timers_init(struct timers *list, uint64_t (*now)(void), void (*wake)(void *context), void *context)
+{
+    *list = (struct timers){.now = now, .wake = wake, .context = context};
+}
+
+uint64_t timers_next(const struct timers *list)
+{
+    uint64_t next = TIMERS_NEVER;
+
+    for (const struct timer *timer = list->first; timer != NULL; timer = timer->next) {
+        if (timer->deadline < next) {
+            next = timer->deadline;
+        }
+    }
+    return next;
+}
+
+void timers_run(struct timers *list)
+{
+    uint64_t now = list->now();
+
+    for (struct timer *timer = list->first; timer != NULL; timer = timer->next) {
+        if (timer->deadline <= now) {
+            timer->deadline = TIMERS_NEVER;
+            timer->fire(timer->context, now);
+        }
+    }
+}
+
+void timer_add(struct timer *timer, struct timers *list, void (*fire)(void *context, uint64_t now), void *context)
+{
+    *timer = (struct timer){
+        .list = list, .next = list->first, .deadline = TIMERS_NEVER, .fire = fire, .context = context};
+    list->first = timer;
+}
+
+void timer_set(struct timer *timer, uint64_t deadline)
+{
+    bool earliest = deadline < timers_next(timer->list);
+
+    timer->deadline = deadline;
+    if (earliest && timer->list->wake != NULL) {
+        timer->list->wake(timer->list->context);
+    }
+}
+
+void timer_stop(struct timer *timer)
+{
+    timer->deadline = TIMERS_NEVER;
+}
+
+uint64_t timers_monotonic(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
