@@ -1,0 +1,184 @@
+// Compares the outcomes of a case on two machines, and prints a difference so that a person can see it.
+#include "differential.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const char *const gpr_names[16] = {
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"
+};
+
+static int gpr_count(const struct test_case *c)
+{
+    return c->mode == MODE_64 ? 16 : 8;
+}
+
+static uint64_t gpr_mask(const struct test_case *c)
+{
+    return c->mode == MODE_64 ? ~(uint64_t)0 : 0xffffffff;
+}
+
+// Defined at the end: what the last instruction left defined; after a fault or a jump, what all left defined.
+static void undefined_bits(const struct test_case *c, const struct outcome *o, uint32_t *flags, uint16_t *fsw)
+{
+    *flags = FLAG_RF;       // set in what a fault saves, not in what the fault finds
+    *fsw = 0;
+    bool to_the_end = o->after.rip == c->before.rip + c->size;
+    for (uint32_t i = 0; i < c->instruction_count; i++) {
+        if (to_the_end && i + 1 < c->instruction_count)
+            continue;
+        *flags |= c->instructions[i].undefined_flags;
+        *fsw |= c->instructions[i].undefined_fsw;
+    }
+}
+
+// Linux reports every fault on an address of the kernel's half as one on a present page (it hides its layout).
+static uint32_t error_code_mask(const struct outcome *o)
+{
+    return o->vector == 14 && o->address >> 47 ? ~1u : ~0u;
+}
+
+static bool is_ignored(const struct test_case *c, uint32_t offset)
+{
+    for (uint32_t i = 0; i < c->ignored_count; i++) {
+        if (offset - c->ignored[i].offset < c->ignored[i].size)
+            return true;
+    }
+    return false;
+}
+
+static bool same_data(const struct test_case *c, const struct outcome *a, const struct outcome *b)
+{
+    if (memcmp(a->data, b->data, CASE_DATA_SIZE) == 0)
+        return true;
+    for (uint32_t i = 0; i < CASE_DATA_SIZE; i++) {
+        if (a->data[i] != b->data[i] && !is_ignored(c, i))
+            return false;
+    }
+    return true;
+}
+
+static bool same_fx(const struct test_case *c, const struct fx_image *a, const struct fx_image *b, uint16_t undefined)
+{
+    if (a->fcw != b->fcw || (a->fsw & ~undefined) != (b->fsw & ~undefined) || a->ftw != b->ftw || a->mxcsr != b->mxcsr)
+        return false;
+    for (int i = 0; i < 8; i++) {
+        if (memcmp(a->st[i], b->st[i], 10) != 0)
+            return false;
+    }
+    return memcmp(a->xmm, b->xmm, 16u * (unsigned)gpr_count(c)) == 0;
+}
+
+bool compare_outcomes(const struct test_case *c, const struct outcome *a, const struct outcome *b)
+{
+    uint32_t flags;
+    uint16_t fsw;
+    undefined_bits(c, a, &flags, &fsw);
+    if (a->vector != b->vector || ((a->error_code ^ b->error_code) & error_code_mask(a)) || a->address != b->address)
+        return false;
+    for (int i = 0; i < gpr_count(c); i++) {
+        if ((a->after.gpr[i] ^ b->after.gpr[i]) & gpr_mask(c))
+            return false;
+    }
+    return a->after.rip == b->after.rip && !((a->after.rflags ^ b->after.rflags) & ~(uint64_t)flags)
+        && same_fx(c, &a->after.fx, &b->after.fx, fsw) && same_data(c, a, b);
+}
+
+void compare_disassemble(const struct test_case *c)
+{
+    ZydisDecoder decoder;
+    ZydisFormatter formatter;
+    ZydisFormatterInit(&formatter, ZYDIS_FORMATTER_STYLE_INTEL);
+    ZydisDecoderInit(&decoder, c->mode == MODE_64 ? ZYDIS_MACHINE_MODE_LONG_64 : ZYDIS_MACHINE_MODE_LONG_COMPAT_32,
+                     c->mode == MODE_64 ? ZYDIS_STACK_WIDTH_64 : ZYDIS_STACK_WIDTH_32);
+    for (uint32_t i = 0; i < c->instruction_count; i++) {
+        const struct instruction *at = &c->instructions[i];
+        uint64_t rip = c->before.rip + at->offset;
+        char text[128] = "?", hex[64] = "";
+        ZydisDecodedInstruction z;
+        ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
+        for (unsigned k = 0; k < at->length; k++)
+            snprintf(hex + 2 * k, sizeof(hex) - 2 * k, "%02x", c->bytes[at->offset + k]);
+        if (ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, c->bytes + at->offset, at->length, &z, operands)))
+            ZydisFormatterFormatInstruction(&formatter, &z, operands, z.operand_count_visible, text, sizeof(text),
+                                            rip, NULL);
+        printf("    %08llx  %-30s  %s\n", (unsigned long long)rip, hex, text);
+    }
+}
+
+static void print_value(const char *what, uint64_t before, uint64_t a, uint64_t b)
+{
+    printf("    %-10s before %016llx   %016llx   %016llx\n", what, (unsigned long long)before, (unsigned long long)a,
+           (unsigned long long)b);
+}
+
+static void print_bytes(const char *what, int number, const uint8_t *before, const uint8_t *a, const uint8_t *b, int n)
+{
+    const uint8_t *const all[3] = { before, a, b };
+    if (memcmp(a, b, (size_t)n) == 0)
+        return;
+    printf("    %s%d before", what, number);
+    for (int k = 0; k < 3; k++) {
+        printf(k ? "   " : " ");
+        for (int i = n - 1; i >= 0; i--)
+            printf("%02x", all[k][i]);
+    }
+    printf("\n");
+}
+
+static void print_fx(const struct test_case *c, const struct fx_image *a, const struct fx_image *b)
+{
+    const struct fx_image *before = &c->before.fx;
+    if (a->fcw != b->fcw)
+        print_value("fcw", before->fcw, a->fcw, b->fcw);
+    if (a->fsw != b->fsw)
+        print_value("fsw", before->fsw, a->fsw, b->fsw);
+    if (a->ftw != b->ftw)
+        print_value("ftw", before->ftw, a->ftw, b->ftw);
+    if (a->mxcsr != b->mxcsr)
+        print_value("mxcsr", before->mxcsr, a->mxcsr, b->mxcsr);
+    for (int i = 0; i < 8; i++)
+        print_bytes("st", i, before->st[i], a->st[i], b->st[i], 10);
+    for (int i = 0; i < gpr_count(c); i++)
+        print_bytes("xmm", i, before->xmm[i], a->xmm[i], b->xmm[i], 16);
+}
+
+void compare_print(const struct test_case *c, const char *a_name, const struct outcome *a, const char *b_name,
+                   const struct outcome *b)
+{
+    uint32_t flags;
+    uint16_t fsw;
+    undefined_bits(c, a, &flags, &fsw);
+    printf("    %-34s %-16s   %s\n", "", a_name, b_name);
+    if (a->vector != b->vector)
+        print_value("vector", 0, a->vector, b->vector);
+    if (a->error_code != b->error_code)
+        print_value("error code", 0, a->error_code, b->error_code);
+    if (a->address != b->address)
+        print_value("address", 0, a->address, b->address);
+    if (a->after.rip != b->after.rip)
+        print_value("rip", c->before.rip, a->after.rip, b->after.rip);
+    if ((a->after.rflags ^ b->after.rflags) & ~(uint64_t)flags) {
+        print_value("rflags", c->before.rflags, a->after.rflags, b->after.rflags);
+        print_value("  of these", 0, a->after.rflags & ~flags, b->after.rflags & ~flags);
+    }
+    for (int i = 0; i < 16; i++) {
+        bool differs = i < gpr_count(c) && ((a->after.gpr[i] ^ b->after.gpr[i]) & gpr_mask(c));
+        if (differs)
+            print_value(gpr_names[i], c->before.gpr[i], a->after.gpr[i], b->after.gpr[i]);
+    }
+    print_fx(c, &a->after.fx, &b->after.fx);
+    int printed = 0;
+    for (uint32_t i = 0; i < CASE_DATA_SIZE && printed < 24; i++) {
+        if (a->data[i] != b->data[i] && !is_ignored(c, i)) {
+            printf("    [%08x] %02x %02x\n", CASE_DATA + i, a->data[i], b->data[i]);
+            printed++;
+        }
+    }
+    printf("    both: vector %u, error code %x, address %llx, fcw %04x, mxcsr %04x, rflags before %llx\n", a->vector,
+           a->error_code, (unsigned long long)a->address, c->before.fx.fcw, c->before.fx.mxcsr,
+           (unsigned long long)c->before.rflags);
+    for (int i = 0; i < gpr_count(c); i++)
+        printf("%s%s=%llx%s", i % 4 == 0 ? "    " : " ", gpr_names[i], (unsigned long long)c->before.gpr[i],
+               i % 4 == 3 ? "\n" : "");
+}
