@@ -364,9 +364,8 @@ const struct insn *x86_code_enter(struct x86_cpu *cpu)
     return block->insns;
 }
 
-enum x86_leave x86_run(struct x86_cpu *cpu)
+enum x86_leave x86_run(struct x86_cpu *cpu, uint64_t generation)
 {
-    uint64_t generation = cpu->generation;
     cpu->chain_from = NULL;
     do {
         cpu->leave = X86_LEAVE_LOOKUP;

@@ -19,8 +19,9 @@ void x86_code_free(struct x86_code *code);
 // The next instruction at cpu->rip, or NULL with cpu->leave and its reason recorded (a fetch fault).
 const struct insn *x86_code_enter(struct x86_cpu *cpu);
 
-// Run until something other than a jump ends a block, the budget is used up, or cpu->generation changed since the call.
-enum x86_leave x86_run(struct x86_cpu *cpu);
+// Run until something other than a jump ends a block, the budget is used up, or cpu->generation is not `generation` any
+// more: sample it before looking for reasons not to run, and no kick is lost.
+enum x86_leave x86_run(struct x86_cpu *cpu, uint64_t generation);
 
 // The processor stored to memory that may hold its code.
 void x86_code_written(struct x86_cpu *cpu, const uint8_t *host, unsigned size);

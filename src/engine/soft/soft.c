@@ -1,0 +1,311 @@
+// The soft engine's table: what it offers, and the calls that concern a whole partition.
+#include "engine/soft/soft.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+
+#include "engine/soft/vcpu.h"
+#include "os/guard.h"
+#include "x86/decode.h"
+#include "x86/system.h"
+
+#define BUS_HZ 200000000ull         // the local APIC timer's input, as on WHP
+#define PHYSICAL_WIDTH 46u
+
+// ---- What it offers ----------------------------------------------------------------------------------------------
+
+// WHP's names for processor features, bank by bank, and ours.
+#define BANK0_FEATURES(X)                                                                                             \
+    X(Sse3Support, SSE3) X(LahfSahfSupport, LAHF64) X(Ssse3Support, SSSE3) X(Sse4_1Support, SSE41)                    \
+    X(Sse4_2Support, SSE42) X(Sse4aSupport, SSE4A) X(PopCntSupport, POPCNT) X(Cmpxchg16bSupport, CX16)                \
+    X(Altmovcr8Support, CR8_LEGACY) X(LzcntSupport, LZCNT) X(MisAlignSseSupport, MISALIGN_SSE)                        \
+    X(MmxExtSupport, MMXEXT) X(Page1GbSupport, GBPAGES) X(AesSupport, AES) X(PclmulqdqSupport, PCLMULQDQ)             \
+    X(PcidSupport, PCID) X(F16CSupport, F16C) X(RdRandSupport, RDRAND) X(RdWrFsGsSupport, FSGSBASE)                   \
+    X(SmepSupport, SMEP) X(EnhancedFastStringSupport, ERMS) X(Bmi1Support, BMI1) X(Bmi2Support, BMI2)                 \
+    X(MovbeSupport, MOVBE) X(RdSeedSupport, RDSEED) X(AdxSupport, ADX) X(IntelPrefetchSupport, PREFETCHW)             \
+    X(SmapSupport, SMAP) X(RdtscpSupport, RDTSCP) X(ClflushoptSupport, CLFLUSHOPT) X(ClwbSupport, CLWB)               \
+    X(ShaSupport, SHA) X(InvpcidSupport, INVPCID) X(FastShortRepMovSupport, FSRM) X(RdPidSupport, RDPID)              \
+    X(UmipSupport, UMIP)
+#define BANK1_FEATURES(X)                                                                                             \
+    X(TscInvariantSupport, INVARIANT_TSC) X(La57Support, LA57) X(SerializeSupport, SERIALIZE)                         \
+    X(TscDeadlineTmrSupport, TSC_DEADLINE) X(TscAdjustSupport, TSC_ADJUST)
+#define XSAVE_FEATURES(X)                                                                                             \
+    X(XsaveSupport, XSAVE) X(XsaveoptSupport, XSAVEOPT) X(AvxSupport, AVX) X(Avx2Support, AVX2) X(FmaSupport, FMA)    \
+    X(XsaveCompSupport, XSAVEC) X(XsaveSupervisorSupport, XSAVES) X(Xcr1Support, XGETBV1) X(VaesSupport, VAES)        \
+    X(VpclmulqdqSupport, VPCLMULQDQ)
+
+static struct engine_capabilities offer;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void make_offer(void)
+{
+    uint64_t features[4];
+    x86_default_features(features);
+    offer.features.PartialUnmap = 1;
+    offer.features.LocalApicEmulation = 1;
+    offer.features.VpHotAddRemove = 1;
+    offer.extended_vm_exits.X64CpuidExit = 1;
+    offer.extended_vm_exits.X64MsrExit = 1;
+    offer.extended_vm_exits.ExceptionExit = 1;
+    offer.extended_vm_exits.X64RdtscExit = 1;
+    offer.extended_vm_exits.HypercallExit = 1;
+    // Every exception that the processor itself raises; NMI and the reserved vectors are none.
+    offer.exception_exit_bitmap = 0x000f7dfb;
+    offer.msr_exit_bitmap.UnhandledMsrs = 1;
+    offer.msr_exit_bitmap.TscMsrWrite = 1;
+    offer.msr_exit_bitmap.TscMsrRead = 1;
+    offer.msr_exit_bitmap.ApicBaseMsrWrite = 1;
+    offer.msr_exit_bitmap.McUpdatePatchLevelMsrRead = 1;
+    offer.vendor = WHvProcessorVendorAmd;
+    offer.processor_features.BanksCount = WHV_PROCESSOR_FEATURES_BANKS_COUNT;
+#define HAS(name) (features[X86_FEATURE_##name / 64] >> X86_FEATURE_##name % 64 & 1)
+#define SET_BANK0(whp, ours) offer.processor_features.Bank0.whp = HAS(ours);
+#define SET_BANK1(whp, ours) offer.processor_features.Bank1.whp = HAS(ours);
+#define SET_XSAVE(whp, ours) offer.xsave_features.whp = HAS(ours);
+    BANK0_FEATURES(SET_BANK0)
+    BANK1_FEATURES(SET_BANK1)
+    XSAVE_FEATURES(SET_XSAVE)
+    offer.clflush_shift = 6;
+    offer.physical_address_width = PHYSICAL_WIDTH;
+    offer.processor_clock_hz = clock_tsc_hz();
+    offer.interrupt_clock_hz = BUS_HZ;
+    offer.max_processors = PARTITION_MAX_PROCESSORS;
+    offer.apic_emulation = true;
+}
+
+static const struct engine_capabilities *soft_capabilities(void)
+{
+    pthread_once(&once, make_offer);
+    return &offer;
+}
+
+static void soft_probe(struct engine_status *status)
+{
+    *status = (struct engine_status){ .usable = true, .automatic = true,
+                                      .text = "runs everywhere: an x86-64 processor in user space" };
+}
+
+// ---- Partition ---------------------------------------------------------------------------------------------------
+
+static void copy_exits(struct soft_partition *soft)
+{
+    const struct property_values *p = &soft->partition->properties;
+    soft->exits = (struct vcpu_exits){
+        .extended = p->extended_vm_exits,
+        .exceptions = p->extended_vm_exits.ExceptionExit ? p->exception_exit_bitmap : 0,
+        .msr = p->msr_exit_bitmap,
+        .cpuid = p->cpuid_exit_list,
+        .cpuid_count = p->cpuid_exit_count,
+    };
+}
+
+static HRESULT soft_setup(struct partition *p)
+{
+    if (!os_guard_install())
+        return E_FAIL;
+    struct soft_partition *soft = calloc(1, sizeof *soft);
+    if (!soft)
+        return E_OUTOFMEMORY;
+    soft->partition = p;
+    soft->tsc_hz = clock_tsc_hz();
+    soft->bus_hz = p->properties.interrupt_clock_hz;
+    soft->tsc_zero = clock_tsc();
+    soft->apic = p->properties.apic_mode != WHvX64LocalApicEmulationModeNone;
+    soft->x2apic_allowed = p->properties.apic_mode == WHvX64LocalApicEmulationModeX2Apic;
+    pthread_rwlock_init(&soft->vcpus_lock, NULL);
+    copy_exits(soft);
+    p->engine_data = soft;
+    return S_OK;
+}
+
+static void soft_teardown(struct partition *p)
+{
+    struct soft_partition *soft = p->engine_data;
+    pthread_rwlock_destroy(&soft->vcpus_lock);
+    free(soft);
+    p->engine_data = NULL;
+}
+
+// Do something to every processor while all of them stand still.
+static void soft_properties_changed(struct partition *p)
+{
+    struct soft_partition *soft = p->engine_data;
+    pthread_rwlock_rdlock(&soft->vcpus_lock);
+    for (unsigned n = 0; n < PARTITION_MAX_PROCESSORS; n++)
+        if (soft->vcpus[n])
+            vcpu_stop(soft->vcpus[n]);
+    copy_exits(soft);
+    for (unsigned n = PARTITION_MAX_PROCESSORS; n-- > 0;)
+        if (soft->vcpus[n])
+            vcpu_resume(soft->vcpus[n]);
+    pthread_rwlock_unlock(&soft->vcpus_lock);
+}
+
+static void soft_map_changed(struct partition *p, gpa_t gpa, uint64_t size)
+{
+    struct soft_partition *soft = p->engine_data;
+    (void)gpa;
+    (void)size;
+    for (unsigned n = 0; n < PARTITION_MAX_PROCESSORS; n++) {
+        struct vcpu *v = soft->vcpus[n];    // partition->lock keeps processors from coming and going
+        if (!v)
+            continue;
+        vcpu_stop(v);
+        vcpu_forget_memory(v);
+        vcpu_resume(v);
+    }
+}
+
+// ---- State -------------------------------------------------------------------------------------------------------
+
+static HRESULT soft_get_apic_page(struct vp *vp, void *page)
+{
+    struct vcpu *v = vp->engine_data;
+    vcpu_stop(v);
+    lapic_get_page(&v->lapic, page, vcpu_time(v));
+    vcpu_resume(v);
+    return S_OK;
+}
+
+static HRESULT soft_set_apic_page(struct vp *vp, const void *page)
+{
+    struct vcpu *v = vp->engine_data;
+    vcpu_stop(v);
+    bool accepted = lapic_set_page(&v->lapic, page, vcpu_time(v));
+    if (accepted && atomic_load(&v->running))
+        vcpu_kick(v, VCPU_INTERRUPT);
+    vcpu_resume(v);
+    return accepted ? S_OK : E_INVALIDARG;
+}
+
+static WHV_TRANSLATE_GVA_RESULT_CODE walk_code(const struct x86_walk_result *w)
+{
+    if (w->missing)
+        return w->missing_write ? WHvTranslateGvaResultGpaNoWriteAccess : WHvTranslateGvaResultGpaUnmapped;
+    if (w->error & 8)
+        return WHvTranslateGvaResultInvalidPageTableFlags;
+    return w->error & 1 ? WHvTranslateGvaResultPrivilegeViolation : WHvTranslateGvaResultPageNotPresent;
+}
+
+// One access after the other, as the flags ask; the first that fails decides.
+static WHV_TRANSLATE_GVA_RESULT_CODE translate(struct vcpu *v, gva_t gva, WHV_TRANSLATE_GVA_FLAGS flags, gpa_t *gpa)
+{
+    static const struct { WHV_TRANSLATE_GVA_FLAGS flag; unsigned access; } checks[] = {
+        { WHvTranslateGvaFlagValidateRead, X86_READ }, { WHvTranslateGvaFlagValidateWrite, X86_WRITE },
+        { WHvTranslateGvaFlagValidateExecute, X86_EXECUTE },
+    };
+    struct x86_cpu *cpu = &v->cpu;
+    unsigned mark = flags & WHvTranslateGvaFlagSetPageTableBits ? X86_WALK_MARK : 0;
+    bool checked = false;
+    unsigned accesses = 0;
+    *gpa = gva;
+    if (cpu->cr0 & X86_CR0_PG) {
+        for (unsigned n = 0; n < 3; n++) {
+            if (!(flags & checks[n].flag))
+                continue;
+            struct x86_walk_result w = x86_walk(cpu, gva, checks[n].access, mark);
+            if (!w.ok)
+                return walk_code(&w);
+            *gpa = w.t.gpa;
+            checked = true;
+            accesses |= checks[n].access;
+        }
+        if (!checked) {
+            struct x86_walk_result w = x86_walk(cpu, gva, X86_READ, mark | X86_WALK_IGNORE_RIGHTS);
+            if (!w.ok)
+                return walk_code(&w);
+            *gpa = w.t.gpa;
+        }
+    }
+    struct gpa_range range;
+    if (!gpa_map_find(&v->soft->partition->map, *gpa, &range))
+        return WHvTranslateGvaResultGpaUnmapped;
+    if ((accesses & (X86_READ | X86_EXECUTE)) && !(range.flags & WHvMapGpaRangeFlagRead))
+        return WHvTranslateGvaResultGpaNoReadAccess;
+    if ((accesses & X86_WRITE) && !(range.flags & WHvMapGpaRangeFlagWrite))
+        return WHvTranslateGvaResultGpaNoWriteAccess;
+    return WHvTranslateGvaResultSuccess;
+}
+
+static HRESULT soft_translate_gva(struct vp *vp, gva_t gva, WHV_TRANSLATE_GVA_FLAGS flags,
+                                  WHV_TRANSLATE_GVA_RESULT *result, gpa_t *gpa)
+{
+    struct vcpu *v = vp->engine_data;
+    struct x86_cpu *cpu = &v->cpu;
+    vcpu_stop(v);
+    if (v->settle)
+        x86_settle_state(cpu);          // the run that follows settles again: it has to check
+    uint8_t cpl = cpu->cpl;
+    uint64_t rflags = cpu->rflags;
+    if (flags & WHvTranslateGvaFlagPrivilegeExempt)
+        cpu->cpl = 0;
+    if (flags & WHvTranslateGvaFlagEnforceSmap)
+        cpu->rflags &= ~(uint64_t)X86_AC;
+    if (flags & WHvTranslateGvaFlagOverrideSmap)
+        cpu->rflags |= X86_AC;
+    result->ResultCode = translate(v, gva, flags, gpa);
+    result->Reserved = 0;
+    cpu->cpl = cpl;
+    cpu->rflags = rflags;
+    vcpu_resume(v);
+    return S_OK;
+}
+
+static HRESULT soft_request_interrupt(struct partition *p, const WHV_INTERRUPT_CONTROL *interrupt)
+{
+    struct lapic_message message = {
+        .destination = interrupt->Destination,
+        .logical = interrupt->DestinationMode == WHvX64InterruptDestinationModeLogical,
+        .level = interrupt->TriggerMode == WHvX64InterruptTriggerModeLevel,
+        .vector = (uint8_t)interrupt->Vector,
+        .mode = (enum lapic_delivery)interrupt->Type,
+    };
+    struct soft_partition *soft = p->engine_data;
+    if (interrupt->Type != WHvX64InterruptTypeLocalInt1) {
+        soft_route(soft, &message, LAPIC_NO_SENDER);
+        return S_OK;
+    }
+    pthread_rwlock_rdlock(&soft->vcpus_lock);
+    for (unsigned n = 0; n < PARTITION_MAX_PROCESSORS; n++) {
+        struct vcpu *v = soft->vcpus[n];
+        if (v && lapic_accepts(&v->lapic, &message, LAPIC_NO_SENDER) && lapic_local_interrupt(&v->lapic, 1))
+            vcpu_kick(v, VCPU_INTERRUPT);
+    }
+    pthread_rwlock_unlock(&soft->vcpus_lock);
+    return S_OK;
+}
+
+static void soft_cpuid(struct vp *vp, UINT32 leaf, UINT32 subleaf, UINT32 out[4])
+{
+    struct vcpu *v = vp->engine_data;
+    x86_cpuid(&v->cpu, leaf, subleaf, out);
+}
+
+static UINT64 soft_instruction_count(struct vp *vp)
+{
+    struct vcpu *v = vp->engine_data;
+    return atomic_load_explicit(&v->instructions, memory_order_relaxed);
+}
+
+const struct engine engine_soft = {
+    .name = "soft",
+    .speed = 1,
+    .probe = soft_probe,
+    .capabilities = soft_capabilities,
+    .setup = soft_setup,
+    .teardown = soft_teardown,
+    .properties_changed = soft_properties_changed,
+    .map_changed = soft_map_changed,
+    .vp_create = vcpu_create,
+    .vp_destroy = vcpu_destroy,
+    .vp_run = vcpu_run,
+    .vp_cancel = vcpu_cancel,
+    .get_registers = vcpu_get_registers,
+    .set_registers = vcpu_set_registers,
+    .get_apic_page = soft_get_apic_page,
+    .set_apic_page = soft_set_apic_page,
+    .translate_gva = soft_translate_gva,
+    .request_interrupt = soft_request_interrupt,
+    .cpuid = soft_cpuid,
+    .instruction_count = soft_instruction_count,
+};

@@ -1,0 +1,423 @@
+// A soft processor's life: create, run, sleep, cancel, stop.
+#include "engine/soft/vcpu.h"
+
+#include <string.h>
+#include <sys/mman.h>
+
+#include "os/guard.h"
+#include "os/wait.h"
+#include "x86/code.h"
+#include "x86/decode.h"
+#include "x86/fpu.h"
+#include "x86/system.h"
+
+// Guest instructions between two looks at the clock: some tens of microseconds.
+#define QUANTUM 20000
+
+// ---- Attention ---------------------------------------------------------------------------------------------------
+
+void vcpu_kick(struct vcpu *v, uint32_t why)
+{
+    // Once the bits are in, a processor that runs leaves its block (the generation moves on) and one that sleeps wakes.
+    if ((atomic_fetch_or(&v->attention, why) & why) == why && why == VCPU_INTERRUPT)
+        return;
+    atomic_fetch_add(&v->cpu.generation, 1);
+    os_wake(&v->attention);
+}
+
+void vcpu_cancel(struct vp *vp)
+{
+    vcpu_kick(vp->engine_data, VCPU_CANCEL);
+}
+
+void vcpu_stop(struct vcpu *v)
+{
+    atomic_fetch_add(&v->stoppers, 1);
+    if (atomic_load(&v->running))
+        vcpu_kick(v, VCPU_STOP);
+    pthread_mutex_lock(&v->state_lock);
+}
+
+void vcpu_resume(struct vcpu *v)
+{
+    pthread_mutex_unlock(&v->state_lock);
+    if (atomic_fetch_sub(&v->stoppers, 1) == 1 && atomic_load(&v->running))
+        os_wake(&v->stoppers);
+}
+
+// Let those in who wait in vcpu_stop. The caller holds state_lock, before and after.
+static void give_way(struct vcpu *v)
+{
+    pthread_mutex_unlock(&v->state_lock);
+    uint32_t waiting;
+    while ((waiting = atomic_load(&v->stoppers)) != 0)
+        os_wait(&v->stoppers, waiting, UINT64_MAX);
+    pthread_mutex_lock(&v->state_lock);
+}
+
+// ---- Create, destroy, reset --------------------------------------------------------------------------------------
+
+void vcpu_forget_memory(struct vcpu *v)
+{
+    v->ranges[0].size = v->ranges[1].size = 0;
+    if (v->tlb_used)
+        x86_flush_tlb(&v->cpu, true);
+    v->tlb_used = false;
+}
+
+void vcpu_reset(struct vcpu *v)
+{
+    x86_reset(&v->cpu);
+    v->halted = v->wait_for_sipi = false;
+    v->pending_valid = v->event_valid = v->ext_int_valid = v->eoi_exit = false;
+    v->notify_interrupt = v->notify_nmi = false;
+    v->settle = true;
+}
+
+HRESULT vcpu_create(struct vp *vp)
+{
+    struct soft_partition *soft = vp->partition->engine_data;
+    struct vcpu *v = mmap(NULL, sizeof *v, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (v == MAP_FAILED)
+        return E_OUTOFMEMORY;
+    v->cpu.code = x86_code_new();
+    if (!v->cpu.code) {
+        munmap(v, sizeof *v);
+        return E_OUTOFMEMORY;
+    }
+    v->vp = vp;
+    v->soft = soft;
+    pthread_mutex_init(&v->state_lock, NULL);
+    v->cpu.bus = &vcpu_bus;
+    v->cpu.platform = v;
+    v->cpu.generation = 1;
+    v->cpu.tlb_epoch = 1;
+    v->cpu.physical_bits = (uint8_t)vp->partition->properties.physical_address_width;
+    v->cpu.apic_id = vp->index;
+    v->cpu.processor_count = vp->partition->properties.processor_count;
+    x86_default_features(v->cpu.features);
+    if (!soft->apic)        // without emulation neither the timer nor x2APIC works, so neither is shown
+        v->cpu.features[X86_FEATURE_TSC_DEADLINE / 64] &= ~(1ull << X86_FEATURE_TSC_DEADLINE % 64);
+    if (!soft->x2apic_allowed)
+        v->cpu.features[X86_FEATURE_X2APIC / 64] &= ~(1ull << X86_FEATURE_X2APIC % 64);
+    struct lapic_config config = {
+        .id = vp->index, .bsp = vp->index == 0, .x2apic = soft->x2apic_allowed,
+        .physical_width = v->cpu.physical_bits, .bus_hz = soft->bus_hz, .tsc_hz = soft->tsc_hz,
+    };
+    lapic_init(&v->lapic, &config);
+    vcpu_reset(v);
+    // With an APIC the other processors wait for the first one to start them.
+    v->wait_for_sipi = soft->apic && vp->index != 0;
+
+    vp->engine_data = v;
+    pthread_rwlock_wrlock(&soft->vcpus_lock);
+    if (soft->apic)
+        soft->lapics[vp->index] = &v->lapic;
+    soft->vcpus[vp->index] = v;
+    pthread_rwlock_unlock(&soft->vcpus_lock);
+    return S_OK;
+}
+
+void vcpu_destroy(struct vp *vp)
+{
+    struct vcpu *v = vp->engine_data;
+    struct soft_partition *soft = v->soft;
+    pthread_rwlock_wrlock(&soft->vcpus_lock);
+    soft->lapics[vp->index] = NULL;
+    soft->vcpus[vp->index] = NULL;
+    pthread_rwlock_unlock(&soft->vcpus_lock);
+    vp->engine_data = NULL;
+    x86_code_free(v->cpu.code);
+    pthread_mutex_destroy(&v->state_lock);
+    munmap(v, sizeof *v);
+}
+
+// ---- Events ------------------------------------------------------------------------------------------------------
+
+enum step { STEP_RUN, STEP_AGAIN, STEP_EXIT };
+
+static enum step exit_with(struct vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit, WHV_RUN_VP_EXIT_REASON reason)
+{
+    vcpu_exit_context(v, exit, reason);
+    return STEP_EXIT;
+}
+
+static void account(struct vcpu *v)
+{
+    int64_t executed = v->granted - v->cpu.budget;
+    v->granted = v->cpu.budget;
+    atomic_store_explicit(&v->instructions, atomic_load_explicit(&v->instructions, memory_order_relaxed)
+                          + (uint64_t)executed, memory_order_relaxed);
+}
+
+static enum step delivered(struct vcpu *v, const struct x86_exception *event, bool external, enum x86_leave result,
+                           WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    v->cpu.interrupt_shadow = 0;
+    switch (result) {
+    case X86_LEAVE_SHUTDOWN:
+        return exit_with(v, exit, WHvRunVpExitReasonUnrecoverableException);
+    case X86_LEAVE_EXIT:
+        if (v->cpu.exit.kind != X86_EXIT_EXCEPTION) {      // the delivery itself touched missing memory
+            v->pending = *event;
+            v->pending_valid = true;
+            v->pending_external = external;
+        }
+        vcpu_exit_from_cpu(v, exit);
+        return STEP_EXIT;
+    default:
+        v->halted = false;
+        return STEP_AGAIN;
+    }
+}
+
+static enum step deliver_event(struct vcpu *v, struct x86_exception event, bool external, WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    v->cpu.current = NULL;
+    return delivered(v, &event, external, x86_deliver_event(&v->cpu, &event, external), exit);
+}
+
+static enum step deliver_exception(struct vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    v->cpu.current = NULL;
+    enum x86_leave result = x86_deliver_exception(&v->cpu);
+    struct x86_exception event = v->cpu.exception;
+    return delivered(v, &event, false, result, exit);
+}
+
+static void take_init_and_sipi(struct vcpu *v)
+{
+    if (lapic_take_init(&v->lapic)) {
+        lapic_reset_init(&v->lapic);
+        vcpu_reset(v);
+        v->wait_for_sipi = v->vp->index != 0;
+    }
+    int vector = lapic_take_sipi(&v->lapic);
+    if (vector >= 0 && v->wait_for_sipi) {
+        v->cpu.segment[X86_CS].selector = (uint16_t)(vector << 8);
+        v->cpu.slot[X86_SLOT_SEGMENT + X86_CS] = (uint64_t)vector << 12;
+        v->cpu.rip = 0;
+        v->wait_for_sipi = false;
+    }
+}
+
+// What comes before the next instruction (SDM vol. 3A 6.9), highest priority first.
+static enum step events(struct vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    struct x86_cpu *cpu = &v->cpu;
+    if (v->eoi_exit) {
+        v->eoi_exit = false;
+        cpu->exit.kind = X86_EXIT_APIC_EOI;
+        cpu->exit.eoi.vector = v->eoi_vector;
+        vcpu_exit_from_cpu(v, exit);
+        return STEP_EXIT;
+    }
+    bool quiet = !v->soft->apic || lapic_quiet(&v->lapic);
+    if (!quiet)
+        take_init_and_sipi(v);
+    if (v->wait_for_sipi)
+        return STEP_RUN;
+    if (v->pending_valid) {
+        v->pending_valid = false;
+        return deliver_event(v, v->pending, v->pending_external, exit);
+    }
+    if (v->event_valid) {
+        v->event_valid = false;
+        return deliver_event(v, v->event, false, exit);
+    }
+    if (cpu->interrupt_shadow)
+        return STEP_RUN;
+    if (!cpu->nmi_blocked) {
+        if (v->notify_nmi) {
+            v->notify_nmi = false;
+            vcpu_exit_context(v, exit, WHvRunVpExitReasonX64InterruptWindow);
+            exit->InterruptWindow.DeliverableType = WHvX64PendingNmi;
+            return STEP_EXIT;
+        }
+        if (!quiet && lapic_take_nmi(&v->lapic)) {
+            enum step step = deliver_event(v, (struct x86_exception){ .vector = X86_NMI }, true, exit);
+            cpu->nmi_blocked = 1;
+            return step;
+        }
+    }
+    if (!(cpu->rflags & X86_IF))
+        return STEP_RUN;
+    if (v->ext_int_valid) {
+        v->ext_int_valid = false;
+        return deliver_event(v, (struct x86_exception){ .vector = v->ext_int_vector }, true, exit);
+    }
+    if (v->notify_interrupt && (v->notify_priority == 0 || lapic_get_cr8(&v->lapic) < v->notify_priority)) {
+        v->notify_interrupt = false;
+        vcpu_exit_context(v, exit, WHvRunVpExitReasonX64InterruptWindow);
+        exit->InterruptWindow.DeliverableType = WHvX64PendingInterrupt;
+        return STEP_EXIT;
+    }
+    int vector = quiet ? -1 : lapic_pending(&v->lapic);
+    if (vector >= 0) {
+        lapic_accept(&v->lapic, (uint8_t)vector);
+        return deliver_event(v, (struct x86_exception){ .vector = (uint8_t)vector }, true, exit);
+    }
+    return STEP_RUN;
+}
+
+// ---- Sleeping ----------------------------------------------------------------------------------------------------
+
+// With an APIC a processor that has halted, or waits to be started, sleeps until something concerns it.
+static void sleep_until_event(struct vcpu *v)
+{
+    uint64_t timeout = v->wait_for_sipi ? UINT64_MAX : vcpu_ns_until(v, lapic_timer_deadline(&v->lapic));
+    pthread_mutex_unlock(&v->state_lock);
+    if (timeout && !atomic_load(&v->stoppers))
+        os_wait(&v->attention, 0, timeout);
+    pthread_mutex_lock(&v->state_lock);
+}
+
+// ---- Running -----------------------------------------------------------------------------------------------------
+
+// #DB after an instruction that was run with RFLAGS.TF set (SDM vol. 3B 18.3.1.4).
+static enum step single_step_trap(struct vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    x86_fault(&v->cpu, X86_DB, -1);
+    v->cpu.exception.address = 1u << 14;
+    return deliver_exception(v, exit);
+}
+
+// An instruction breakpoint at RIP: #DB before the instruction, unless RFLAGS.RF says that it was taken already.
+static bool breakpoint_hit(struct x86_cpu *cpu)
+{
+    if (!(cpu->dr7 & 0xff) || (cpu->rflags & X86_RF))
+        return false;
+    uint64_t linear = cpu->rip;
+    if ((cpu->mode & X86_MODE_CODE) != X86_MODE_CODE64)
+        linear = (linear + cpu->slot[X86_SLOT_SEGMENT + X86_CS]) & 0xffffffff;
+    uint64_t bits = 0;
+    for (unsigned n = 0; n < 4; n++)
+        if ((cpu->dr7 >> n * 2 & 3) && !(cpu->dr7 >> (16 + n * 4) & 15) && cpu->dr[n] == linear)
+            bits |= 1u << n;
+    if (!bits)
+        return false;
+    x86_fault(cpu, X86_DB, -1);
+    cpu->exception.address = bits;
+    return true;
+}
+
+static enum step guest(struct vcpu *v, uint64_t generation, WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    struct x86_cpu *cpu = &v->cpu;
+    bool single = cpu->mode & X86_MODE_SINGLE, trap = cpu->rflags & X86_TF, shadow = cpu->interrupt_shadow;
+    if (single && breakpoint_hit(cpu))
+        return deliver_exception(v, exit);
+    uint64_t from = cpu->rip;
+    if (shadow)
+        cpu->interrupt_shadow = 2;      // to tell a shadow that ends here from one that the instruction casts
+    cpu->budget = QUANTUM;
+    v->granted = QUANTUM;
+    enum x86_leave leave = x86_run(cpu, generation);
+    account(v);
+    if (single) {
+        bool ended = shadow && cpu->interrupt_shadow == 2;
+        if (ended)
+            cpu->interrupt_shadow = 0;
+        if (leave == X86_LEAVE_LOOKUP || leave == X86_LEAVE_HALT) {
+            if (cpu->rip != from)
+                cpu->rflags &= ~(uint64_t)X86_RF;
+            // A MOV SS casts its shadow over the trap too.
+            trap = trap && !cpu->interrupt_shadow;
+        }
+        x86_update_mode(cpu);
+    }
+    switch (leave) {
+    case X86_LEAVE_LOOKUP:
+        return single && trap ? single_step_trap(v, exit) : STEP_AGAIN;
+    case X86_LEAVE_HALT:
+        if (single && trap)
+            return single_step_trap(v, exit);
+        if (!v->soft->apic)
+            return exit_with(v, exit, WHvRunVpExitReasonX64Halt);
+        v->halted = true;
+        return STEP_AGAIN;
+    case X86_LEAVE_EXCEPTION:
+        return deliver_exception(v, exit);
+    case X86_LEAVE_EXIT:
+        if (shadow && single)
+            cpu->interrupt_shadow = 1;      // the instruction was not executed: its shadow is still on
+        vcpu_exit_from_cpu(v, exit);
+        return STEP_EXIT;
+    case X86_LEAVE_SHUTDOWN:
+        break;
+    }
+    return exit_with(v, exit, WHvRunVpExitReasonUnrecoverableException);
+}
+
+static enum step settle(struct vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    x86_settle_state(&v->cpu);
+    // An external interrupt event without an APIC mode is accepted by the set call and refused by the run.
+    if (!x86_state_valid(&v->cpu) || (v->ext_int_valid && !v->soft->apic))
+        return exit_with(v, exit, WHvRunVpExitReasonInvalidVpRegisterValue);
+    v->settle = false;
+    return STEP_RUN;
+}
+
+static enum step attend(struct vcpu *v, uint32_t attention, WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    if (attention & VCPU_CANCEL) {
+        atomic_fetch_and(&v->attention, ~(uint32_t)VCPU_CANCEL);
+        vcpu_exit_context(v, exit, WHvRunVpExitReasonCanceled);
+        exit->CancelReason.CancelReason = WHvRunVpCancelReasonUser;
+        return STEP_EXIT;
+    }
+    atomic_fetch_and(&v->attention, ~attention);
+    return STEP_RUN;
+}
+
+static enum step run_step(struct vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    // Sampled before `attention`: a kick after this line makes x86_run return at once.
+    uint64_t generation = atomic_load(&v->cpu.generation);
+    uint32_t attention = atomic_load(&v->attention);
+    if (attention && attend(v, attention, exit) == STEP_EXIT)
+        return STEP_EXIT;
+    if (atomic_load(&v->stoppers)) {
+        give_way(v);
+        return STEP_AGAIN;
+    }
+    if (v->soft->apic && vcpu_ns_until(v, lapic_timer_deadline(&v->lapic)) == 0)
+        (void)lapic_timer_poll(&v->lapic, vcpu_time(v));
+    if (v->settle && !v->wait_for_sipi && settle(v, exit) == STEP_EXIT)
+        return STEP_EXIT;
+    enum step step = events(v, exit);
+    if (step != STEP_RUN)
+        return step;
+    if (v->halted || v->wait_for_sipi) {
+        sleep_until_event(v);
+        return STEP_AGAIN;
+    }
+    return guest(v, generation, exit);
+}
+
+HRESULT vcpu_run(struct vp *vp, WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    struct vcpu *v = vp->engine_data;
+    struct os_guard guard;
+    struct x86_fpu_host host = x86_fpu_host_enter();
+    pthread_mutex_lock(&v->state_lock);
+    atomic_store(&v->running, true);
+    // The caller may have written to guest memory since the last run: have code compared again.
+    atomic_fetch_add(&v->cpu.generation, 1);
+    if (OS_GUARD_ENTER(&guard) == 0) {
+        while (run_step(v, exit) != STEP_EXIT)
+            ;
+    } else {
+        // Guest memory that the host took away. Handlers change nothing before their last access, so the
+        // processor is still before the instruction.
+        if (!vcpu_exit_memory_gone(v, guard.address, guard.write, exit))
+            os_guard_unexplained(&guard);
+        account(v);
+    }
+    os_guard_leave(&guard);
+    atomic_store(&v->running, false);
+    pthread_mutex_unlock(&v->state_lock);
+    x86_fpu_host_leave(host);
+    return S_OK;
+}

@@ -1,0 +1,74 @@
+// SIGSEGV and SIGBUS handlers for guarded accesses to guest memory.
+#include "os/guard.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <ucontext.h>
+
+// The one piece of per-thread state: a signal handler has nowhere else to look.
+static _Thread_local struct os_guard *current_guard;
+
+static struct sigaction previous_segv, previous_bus;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static bool installed;
+
+static void pass_on(int number, siginfo_t *info, void *context)
+{
+    const struct sigaction *previous = number == SIGBUS ? &previous_bus : &previous_segv;
+    if (previous->sa_flags & SA_SIGINFO) {
+        previous->sa_sigaction(number, info, context);
+    } else if (previous->sa_handler != SIG_DFL && previous->sa_handler != SIG_IGN) {
+        previous->sa_handler(number);
+    } else {
+        // Returning repeats the access, which then ends the process as it would have without us.
+        sigaction(number, previous, NULL);
+    }
+}
+
+static void handler(int number, siginfo_t *info, void *context)
+{
+    struct os_guard *guard = current_guard;
+    if (!guard || info->si_code <= 0) {     // not ours, or sent by somebody
+        pass_on(number, info, context);
+        return;
+    }
+    const ucontext_t *user = context;
+    guard->address = info->si_addr;
+    guard->write = user->uc_mcontext.gregs[REG_ERR] & 2;
+    siglongjmp(guard->jump, 1);
+}
+
+static void install(void)
+{
+    // SA_NODEFER: the jump out of the handler must not leave the signal blocked.
+    struct sigaction action = { .sa_sigaction = handler, .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK };
+    sigemptyset(&action.sa_mask);
+    installed = sigaction(SIGSEGV, &action, &previous_segv) == 0 && sigaction(SIGBUS, &action, &previous_bus) == 0;
+}
+
+bool os_guard_install(void)
+{
+    pthread_once(&once, install);
+    return installed;
+}
+
+void os_guard_push(struct os_guard *guard)
+{
+    guard->outer = current_guard;
+    current_guard = guard;
+}
+
+void os_guard_leave(struct os_guard *guard)
+{
+    current_guard = guard->outer;
+}
+
+void os_guard_unexplained(const struct os_guard *guard)
+{
+    (void)guard;
+    signal(SIGSEGV, SIG_DFL);
+    raise(SIGSEGV);
+    abort();
+}
