@@ -1,4 +1,5 @@
-// The floating-point side of the processor as others need it: register bits, the FXSAVE image, the host's own state.
+// The floating-point side of the processor as others need it: register bits, the FXSAVE image, the host's
+// own state.
 #ifndef BULKHEAD_X86_FPU_H
 #define BULKHEAD_X86_FPU_H
 
@@ -23,6 +24,8 @@
 #define X87_TOP_SHIFT 11
 #define X87_BUSY 0x8000u
 #define X87_FCW_INIT 0x037fu
+// What the control word holds after a load of `word`: bit 6 is always set, other reserved bits are not kept.
+#define X87_FCW_VALUE(word) ((uint16_t)(((word) & 0x1f3fu) | 0x40u))
 
 // MXCSR (SDM vol. 1 10.2.3)
 #define X86_MXCSR_FLAGS 0x003fu
@@ -67,8 +70,8 @@ uint8_t x86_fpu_abridge(uint16_t tag_word);
 // The state after FNINIT.
 void x86_fpu_init(struct x86_fpu *fpu);
 
-// Guest instructions run on the host's own units: around the run loop, put the host's control registers to their
-// defaults (all exceptions masked) and give back to the thread what it had.
+// Guest instructions run on the host's own units: around the run loop, put the host's control registers to
+// their defaults (all exceptions masked) and give back to the thread what it had.
 struct x86_fpu_host { uint32_t mxcsr; uint16_t fcw; };
 
 static inline struct x86_fpu_host x86_fpu_host_enter(void)

@@ -1,7 +1,8 @@
 // MMX data movement, and what only MMX registers have. The packed arithmetic is in ops_sse_integer.c.
 //
-// MMX register n is the low 64 bits of x87 register n. Every instruction here but EMMS makes the x87 state MMX state:
-// TOP = 0, all registers valid; a register that is written gets an exponent of ones (SDM vol. 3A 12.2).
+// MMX register n is the low 64 bits of x87 register n. Every instruction here but EMMS makes the x87 state
+// MMX state: TOP = 0, all registers valid; a register that is written gets an exponent of ones (SDM vol. 3A
+// 12.2).
 #include "x86/ops_sse.h"
 
 HANDLER(emms)
@@ -19,34 +20,34 @@ bool x86_emit_emms(struct x86_emit *e, unsigned parameter)
     return true;
 }
 
-// ---- MOVD, MOVQ, MOVNTQ -------------------------------------------------------------------------------------------------------
+// ---- MOVD, MOVQ, MOVNTQ -------------------------------------------------------------------------
 
-#define MMX_LOAD_FORM(name, source)                                                                           \
-    HANDLER(name)                                                                                             \
-    {                                                                                                         \
-        MMX_ENTER;                                                                                            \
-        source;                                                                                               \
-        mmx_touch(cpu);                                                                                       \
-        mmx_set(cpu, i->dst, value);                                                                          \
-        NEXT(cpu, i);                                                                                         \
+#define MMX_LOAD_FORM(name, source)                                                                  \
+    HANDLER(name)                                                                                    \
+    {                                                                                                \
+        MMX_ENTER;                                                                                   \
+        source;                                                                                      \
+        mmx_touch(cpu);                                                                              \
+        mmx_set(cpu, i->dst, value);                                                                 \
+        NEXT(cpu, i);                                                                                \
     }
-#define MMX_STORE_FORM(name, type)                                                                            \
-    HANDLER(name)                                                                                             \
-    {                                                                                                         \
-        MMX_ENTER;                                                                                            \
-        ADDRESS(lin, sizeof(type), X86_WRITE);                                                                \
-        type value = (type)mmx_get(cpu, i->src);                                                              \
-        STORE(type, lin, value);                                                                              \
-        mmx_touch(cpu);                                                                                       \
-        NEXT(cpu, i);                                                                                         \
+#define MMX_STORE_FORM(name, type)                                                                   \
+    HANDLER(name)                                                                                    \
+    {                                                                                                \
+        MMX_ENTER;                                                                                   \
+        ADDRESS(lin, sizeof(type), X86_WRITE);                                                       \
+        type value = (type)mmx_get(cpu, i->src);                                                     \
+        STORE(type, lin, value);                                                                     \
+        mmx_touch(cpu);                                                                              \
+        NEXT(cpu, i);                                                                                \
     }
-#define MMX_TO_GENERAL(name, type)                                                                            \
-    HANDLER(name)                                                                                             \
-    {                                                                                                         \
-        MMX_ENTER;                                                                                            \
-        mmx_touch(cpu);                                                                                       \
-        R64(i->dst) = (type)mmx_get(cpu, i->src);                                                             \
-        NEXT(cpu, i);                                                                                         \
+#define MMX_TO_GENERAL(name, type)                                                                   \
+    HANDLER(name)                                                                                    \
+    {                                                                                                \
+        MMX_ENTER;                                                                                   \
+        mmx_touch(cpu);                                                                              \
+        R64(i->dst) = (type)mmx_get(cpu, i->src);                                                    \
+        NEXT(cpu, i);                                                                                \
     }
 
 MMX_LOAD_FORM(move_mm, uint64_t value = mmx_get(cpu, i->src))
@@ -90,7 +91,7 @@ bool x86_emit_movntq(struct x86_emit *e, unsigned parameter)
     return x86_sse_emit(e, NULL, NULL, move_mm_m64);
 }
 
-// ---- Between XMM and MMX: unavailable where either is --------------------------------------------------------------------------
+// ---- Between XMM and MMX: unavailable where either is -------------------------------------------
 
 HANDLER(movq2dq_x)
 {
@@ -116,19 +117,19 @@ bool x86_emit_mmx_exchange(struct x86_emit *e, unsigned parameter)
     return x86_sse_emit(e, parameter ? movdq2q_x : movq2dq_x, NULL, NULL);
 }
 
-// ---- PSHUFW, MASKMOVQ ------------------------------------------------------------------------------------------------------------
+// ---- PSHUFW, MASKMOVQ ---------------------------------------------------------------------------
 
-#define PSHUFW_FORM(name, source)                                                                             \
-    HANDLER(name)                                                                                             \
-    {                                                                                                         \
-        MMX_ENTER;                                                                                            \
-        source;                                                                                               \
-        uint64_t result = 0;                                                                                  \
-        for (unsigned n = 0; n < 4; n++)                                                                      \
-            result |= (value >> (i->imm >> 2 * n & 3) * 16 & 0xffff) << 16 * n;                               \
-        mmx_touch(cpu);                                                                                       \
-        mmx_set(cpu, i->dst, result);                                                                         \
-        NEXT(cpu, i);                                                                                         \
+#define PSHUFW_FORM(name, source)                                                                    \
+    HANDLER(name)                                                                                    \
+    {                                                                                                \
+        MMX_ENTER;                                                                                   \
+        source;                                                                                      \
+        uint64_t result = 0;                                                                         \
+        for (unsigned n = 0; n < 4; n++)                                                             \
+            result |= (value >> (i->imm >> 2 * n & 3) * 16 & 0xffff) << 16 * n;                      \
+        mmx_touch(cpu);                                                                              \
+        mmx_set(cpu, i->dst, result);                                                                \
+        NEXT(cpu, i);                                                                                \
     }
 PSHUFW_FORM(pshufw_x, uint64_t value = mmx_get(cpu, i->src))
 PSHUFW_FORM(pshufw_m, ADDRESS(lin, 8, X86_READ); LOAD(uint64_t, value, lin))

@@ -1,4 +1,5 @@
-// SSE and SSE2 data movement, shuffles and the MXCSR instructions; the emitter that the SSE and MMX files share.
+// SSE and SSE2 data movement, shuffles and the MXCSR instructions; the emitter that the SSE and MMX files
+// share.
 #include "x86/ops_sse.h"
 
 const struct insn *x86_sse_unavailable(struct x86_cpu *cpu, const struct insn *i)
@@ -14,7 +15,7 @@ const struct insn *x86_mmx_unavailable(struct x86_cpu *cpu, const struct insn *i
     return x86_raise(cpu, i, cpu->cr0 & X86_CR0_TS ? X86_NM : X86_MF, -1);
 }
 
-// ---- The emitter -----------------------------------------------------------------------------------------------------
+// ---- The emitter --------------------------------------------------------------------------------
 
 bool x86_sse_is(const struct x86_emit *e, unsigned operand, ZydisRegisterClass class)
 {
@@ -60,7 +61,7 @@ bool x86_sse_emit(struct x86_emit *e, insn_fn registers, insn_fn load, insn_fn s
     return insn->fn != NULL;
 }
 
-// ---- Whole registers -----------------------------------------------------------------------------------------------
+// ---- Whole registers ----------------------------------------------------------------------------
 
 HANDLER(move_x)
 {
@@ -115,42 +116,42 @@ bool x86_emit_sse_move_unaligned(struct x86_emit *e, unsigned parameter)
     return x86_sse_emit(e, move_x, move_unaligned_load, move_unaligned_store);
 }
 
-// ---- Parts of registers ----------------------------------------------------------------------------------------------
+// ---- Parts of registers -------------------------------------------------------------------------
 
 // to: element of the destination; from: element of the source.
-#define PART_X(name, element, to, from)                                                                       \
-    HANDLER(name)                                                                                             \
-    {                                                                                                         \
-        SSE_ENTER;                                                                                            \
-        cpu->vec[i->dst].element[to] = cpu->vec[i->src].element[from];                                        \
-        NEXT(cpu, i);                                                                                         \
+#define PART_X(name, element, to, from)                                                              \
+    HANDLER(name)                                                                                    \
+    {                                                                                                \
+        SSE_ENTER;                                                                                   \
+        cpu->vec[i->dst].element[to] = cpu->vec[i->src].element[from];                               \
+        NEXT(cpu, i);                                                                                \
     }
-#define PART_LOAD(name, type, element, to)                                                                    \
-    HANDLER(name)                                                                                             \
-    {                                                                                                         \
-        SSE_ENTER;                                                                                            \
-        ADDRESS(lin, sizeof(type), X86_READ);                                                                 \
-        LOAD(type, b, lin);                                                                                   \
-        cpu->vec[i->dst].element[to] = b;                                                                     \
-        NEXT(cpu, i);                                                                                         \
+#define PART_LOAD(name, type, element, to)                                                           \
+    HANDLER(name)                                                                                    \
+    {                                                                                                \
+        SSE_ENTER;                                                                                   \
+        ADDRESS(lin, sizeof(type), X86_READ);                                                        \
+        LOAD(type, b, lin);                                                                          \
+        cpu->vec[i->dst].element[to] = b;                                                            \
+        NEXT(cpu, i);                                                                                \
     }
-#define PART_STORE(name, type, element, from)                                                                 \
-    HANDLER(name)                                                                                             \
-    {                                                                                                         \
-        SSE_ENTER;                                                                                            \
-        ADDRESS(lin, sizeof(type), X86_WRITE);                                                                \
-        type value = cpu->vec[i->src].element[from];                                                          \
-        STORE(type, lin, value);                                                                              \
-        NEXT(cpu, i);                                                                                         \
+#define PART_STORE(name, type, element, from)                                                        \
+    HANDLER(name)                                                                                    \
+    {                                                                                                \
+        SSE_ENTER;                                                                                   \
+        ADDRESS(lin, sizeof(type), X86_WRITE);                                                       \
+        type value = cpu->vec[i->src].element[from];                                                 \
+        STORE(type, lin, value);                                                                     \
+        NEXT(cpu, i);                                                                                \
     }
 // Replace the whole register: the rest is zero.
-#define WIDEN(name, source)                                                                                   \
-    HANDLER(name)                                                                                             \
-    {                                                                                                         \
-        SSE_ENTER;                                                                                            \
-        source;                                                                                               \
-        XMM(i->dst) = _mm_move_epi64(b);                                                                      \
-        NEXT(cpu, i);                                                                                         \
+#define WIDEN(name, source)                                                                          \
+    HANDLER(name)                                                                                    \
+    {                                                                                                \
+        SSE_ENTER;                                                                                   \
+        source;                                                                                      \
+        XMM(i->dst) = _mm_move_epi64(b);                                                             \
+        NEXT(cpu, i);                                                                                \
     }
 
 WIDEN(move32_load, SSE_SOURCE_M32)
@@ -218,59 +219,60 @@ bool x86_sse_emit_movq(struct x86_emit *e)
         return false;
     if (x86_sse_is(e, 1, ZYDIS_REGCLASS_XMM) && !x86_sse_is(e, 0, ZYDIS_REGCLASS_XMM))
         return x86_sse_emit(e, move_x_r64, NULL, move64_store);
-    return x86_sse_emit(e, x86_sse_is(e, 1, ZYDIS_REGCLASS_XMM) ? move64_zero_x : move_r64_x, move64_load, NULL);
+    insn_fn registers = x86_sse_is(e, 1, ZYDIS_REGCLASS_XMM) ? move64_zero_x : move_r64_x;
+    return x86_sse_emit(e, registers, move64_load, NULL);
 }
 
-// ---- Sign masks -----------------------------------------------------------------------------------------------------------
+// ---- Sign masks ---------------------------------------------------------------------------------
 
-#define SIGNS(name, expression)                                                                               \
-    HANDLER(name##_x)                                                                                         \
-    {                                                                                                         \
-        SSE_ENTER;                                                                                            \
-        SSE_SOURCE_X;                                                                                         \
-        R64(i->dst) = (uint32_t)(expression);                                                                 \
-        NEXT(cpu, i);                                                                                         \
-    }                                                                                                         \
-    bool x86_emit_##name(struct x86_emit *e, unsigned parameter)                                              \
-    {                                                                                                         \
-        (void)parameter;                                                                                      \
-        return x86_sse_emit(e, name##_x, NULL, NULL);                                                         \
+#define SIGNS(name, expression)                                                                      \
+    HANDLER(name##_x)                                                                                \
+    {                                                                                                \
+        SSE_ENTER;                                                                                   \
+        SSE_SOURCE_X;                                                                                \
+        R64(i->dst) = (uint32_t)(expression);                                                        \
+        NEXT(cpu, i);                                                                                \
+    }                                                                                                \
+    bool x86_emit_##name(struct x86_emit *e, unsigned parameter)                                     \
+    {                                                                                                \
+        (void)parameter;                                                                             \
+        return x86_sse_emit(e, name##_x, NULL, NULL);                                                \
     }
 SIGNS(movmskps, _mm_movemask_ps(_mm_castsi128_ps(b)))
 SIGNS(movmskpd, _mm_movemask_pd(_mm_castsi128_pd(b)))
 
-// ---- Shuffles with an immediate selection ---------------------------------------------------------------------------------
+// ---- Shuffles with an immediate selection -------------------------------------------------------
 
 union sse_lanes { uint16_t u16[8]; uint32_t u32[4]; uint64_t u64[2]; __m128i whole; };
 
 // `va` is the destination's old value, `vb` the source, both as lanes; the expressions fill the result `r`.
-#define SHUFFLE_FORM(name, source, ...)                                                                       \
-    HANDLER(name)                                                                                             \
-    {                                                                                                         \
-        SSE_ENTER;                                                                                            \
-        source;                                                                                               \
-        const unsigned s = (unsigned)i->imm;                                                                  \
-        union sse_lanes va = { .whole = XMM(i->dst) }, vb = { .whole = b }, r = { .whole = b };               \
-        __VA_ARGS__;                                                                                          \
-        XMM(i->dst) = r.whole;                                                                                \
-        NEXT(cpu, i);                                                                                         \
+#define SHUFFLE_FORM(name, source, ...)                                                              \
+    HANDLER(name)                                                                                    \
+    {                                                                                                \
+        SSE_ENTER;                                                                                   \
+        source;                                                                                      \
+        const unsigned s = (unsigned)i->imm;                                                         \
+        union sse_lanes va = { .whole = XMM(i->dst) }, vb = { .whole = b }, r = { .whole = b };      \
+        __VA_ARGS__;                                                                                 \
+        XMM(i->dst) = r.whole;                                                                       \
+        NEXT(cpu, i);                                                                                \
     }
-#define SHUFFLE(name, ...)                                                                                    \
-    SHUFFLE_FORM(name##_x, SSE_SOURCE_X, __VA_ARGS__)                                                         \
-    SHUFFLE_FORM(name##_m, SSE_SOURCE_M128, __VA_ARGS__)                                                      \
+#define SHUFFLE(name, ...)                                                                           \
+    SHUFFLE_FORM(name##_x, SSE_SOURCE_X, __VA_ARGS__)                                                \
+    SHUFFLE_FORM(name##_m, SSE_SOURCE_M128, __VA_ARGS__)                                             \
     SSE_EMITTER(name)
 
 SHUFFLE(shufps, r.u32[0] = va.u32[s & 3]; r.u32[1] = va.u32[s >> 2 & 3]; r.u32[2] = vb.u32[s >> 4 & 3];
         r.u32[3] = vb.u32[s >> 6 & 3])
 SHUFFLE(shufpd, r.u64[0] = va.u64[s & 1]; r.u64[1] = vb.u64[s >> 1 & 1])
-SHUFFLE(pshufd, (void)va; r.u32[0] = vb.u32[s & 3]; r.u32[1] = vb.u32[s >> 2 & 3]; r.u32[2] = vb.u32[s >> 4 & 3];
-        r.u32[3] = vb.u32[s >> 6 & 3])
+SHUFFLE(pshufd, (void)va; r.u32[0] = vb.u32[s & 3]; r.u32[1] = vb.u32[s >> 2 & 3];
+        r.u32[2] = vb.u32[s >> 4 & 3]; r.u32[3] = vb.u32[s >> 6 & 3])
 SHUFFLE(pshuflw, (void)va; r.u16[0] = vb.u16[s & 3]; r.u16[1] = vb.u16[s >> 2 & 3];
         r.u16[2] = vb.u16[s >> 4 & 3]; r.u16[3] = vb.u16[s >> 6 & 3])
 SHUFFLE(pshufhw, (void)va; r.u16[4] = vb.u16[4 + (s & 3)]; r.u16[5] = vb.u16[4 + (s >> 2 & 3)];
         r.u16[6] = vb.u16[4 + (s >> 4 & 3)]; r.u16[7] = vb.u16[4 + (s >> 6 & 3)])
 
-// ---- MASKMOVDQU ------------------------------------------------------------------------------------------------------------
+// ---- MASKMOVDQU ---------------------------------------------------------------------------------
 
 // With a mask of zero nothing is accessed (SDM vol. 2, MASKMOVDQU, leaves faults open then).
 HANDLER(maskmovdqu_x)
@@ -297,7 +299,7 @@ bool x86_emit_maskmovdqu(struct x86_emit *e, unsigned parameter)
     return x86_sse_emit(e, maskmovdqu_x, NULL, NULL);
 }
 
-// ---- MXCSR -----------------------------------------------------------------------------------------------------------------
+// ---- MXCSR --------------------------------------------------------------------------------------
 
 HANDLER(ldmxcsr_m)
 {
