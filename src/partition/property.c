@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "partition/partition.h"
+
 // Percent, as the reference's scheduling properties are given; weights as Hyper-V's schedulers count them.
 #define CPU_PERCENT_MAX 100
 #define CPU_WEIGHT_MAX 10000
@@ -39,7 +41,8 @@ static bool check_bool(const void *value, UINT32 count, const struct engine_capa
 static bool check_processor_count(const void *value, UINT32 count, const struct engine_capabilities *capabilities)
 {
     (void)count;
-    return load32(value) >= 1 && load32(value) <= capabilities->max_processors;
+    return load32(value) >= 1 && load32(value) <= capabilities->max_processors &&
+           load32(value) <= PARTITION_MAX_PROCESSORS;
 }
 
 static bool check_apic_mode(const void *value, UINT32 count, const struct engine_capabilities *capabilities)
