@@ -14,12 +14,17 @@ struct x86_forms { insn_fn general, plain, simple; };
 
 enum x86_form { X86_FORM_GENERAL, X86_FORM_PLAIN, X86_FORM_SIMPLE };
 
+// Handlers, because a general one inside a hot one would bring its stack frame along; and functions under a
+// handler with locals whose address is taken, which would stop the compiler from making a jump of the
+// handler's last call.
+#define NOT_INLINE __attribute__((noinline))
+
 // Handlers with register and immediate operands.
 #define HANDLER(name, ...)                                                                                   \
-    static const struct insn *name(struct x86_cpu *cpu, const struct insn *i) { __VA_ARGS__ }
+    static NOT_INLINE const struct insn *name(struct x86_cpu *cpu, const struct insn *i) { __VA_ARGS__ }
 
 #define FORM_HANDLER(name, form_name, general_name, ...)                                                     \
-    static const struct insn *name(struct x86_cpu *cpu, const struct insn *i)                                \
+    static NOT_INLINE const struct insn *name(struct x86_cpu *cpu, const struct insn *i)                     \
     {                                                                                                        \
         const enum x86_form form_ __attribute__((unused)) = form_name;                                       \
         const insn_fn general_ __attribute__((unused)) = general_name;                                       \
@@ -35,7 +40,6 @@ enum x86_form { X86_FORM_GENERAL, X86_FORM_PLAIN, X86_FORM_SIMPLE };
     FORM_HANDLER(name##_simple, X86_FORM_SIMPLE, name##_general, __VA_ARGS__)
 
 #define FORMS(name) { name##_general, name##_plain, name##_simple }
-#define ONE_FORM(name) { name, name, name }
 
 // Hand the instruction over to another handler.
 #ifdef BULKHEAD_TRAMPOLINE
@@ -113,10 +117,6 @@ enum x86_form { X86_FORM_GENERAL, X86_FORM_PLAIN, X86_FORM_SIMPLE };
         if (form_ == X86_FORM_GENERAL)                                                                       \
             x86_commit(cpu);                                                                                 \
     } while (0)
-
-// For functions under a handler that have locals whose address is taken: inside the handler they would stop
-// the compiler from making a jump of its last call.
-#define NOT_INLINE __attribute__((noinline))
 
 // Register writes by operand size in bits: 32-bit results clear the upper half.
 #define W8(offset, value) (R8(offset) = (uint8_t)(value))
