@@ -4,7 +4,7 @@
 void x86_sse_begin(const struct x86_cpu *cpu)
 {
     uint32_t control = (cpu->mxcsr & ~X86_MXCSR_FLAGS) | X86_MXCSR_MASKS;
-    if (!(cpu->mxcsr & X86_MXCSR_UM))   // flush-to-zero works only with underflow masked (SDM vol. 1 10.2.3.3)
+    if (!(cpu->mxcsr & X86_MXCSR_UM))   // flush-to-zero needs underflow masked (SDM vol. 1 10.2.3.3)
         control &= ~X86_MXCSR_FTZ;
     sse_set_host_mxcsr(control);
 }

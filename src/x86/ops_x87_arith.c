@@ -3,6 +3,9 @@
 
 // ---- Arithmetic: dst = dst op source ------------------------------------------------------------
 
+// A memory operand of a host instruction is a variable in a scope of its own: alive until the end of the
+// handler, it would keep the compiler from turning the last call into a jump.
+
 // `pops`: of the register forms that store to ST(i).
 #define REGISTER_FORM(name, op, to, from, pops)                                                      \
     HANDLER(name)                                                                                    \
@@ -38,7 +41,10 @@
         }                                                                                            \
         long double a = cpu->fpu.st[dst], r;                                                         \
         uint16_t status;                                                                             \
-        X87_HOST("f" op " %3" X87_STATUS : "=t"(r), "=a"(status) : "0"(a), "m"(b));                  \
+        {                                                                                            \
+            type operand = b;                                                                        \
+            X87_HOST("f" op " %3" X87_STATUS : "=t"(r), "=a"(status) : "0"(a), "m"(operand));        \
+        }                                                                                            \
         if (X86_LIKELY(x87_flags(cpu, status)))                                                      \
             cpu->fpu.st[dst] = r;                                                                    \
         NEXT(cpu, i);                                                                                \
@@ -133,7 +139,10 @@ static void compare_underflow(struct x86_cpu *cpu, unsigned pops)
             NEXT(cpu, i);                                                                            \
         }                                                                                            \
         uint16_t status;                                                                             \
-        X87_HOST(op " %2" X87_STATUS : "=a"(status) : "t"(cpu->fpu.st[dst]), "m"(b));                \
+        {                                                                                            \
+            type operand = b;                                                                        \
+            X87_HOST(op " %2" X87_STATUS : "=a"(status) : "t"(cpu->fpu.st[dst]), "m"(operand));      \
+        }                                                                                            \
         compare_done(cpu, status, i->dst);                                                           \
         NEXT(cpu, i);                                                                                \
     }
@@ -373,7 +382,8 @@ bool x86_emit_x87_function(struct x86_emit *e, unsigned parameter)
 {
     static const insn_fn functions[] = {
         x87_ftst, x87_fxam, x87_fabs, x87_fchs, x87_fsqrt, x87_frndint, x87_f2xm1, x87_fsin, x87_fcos,
-        x87_fscale, x87_fprem, x87_fprem1, x87_fpatan, x87_fyl2x, x87_fyl2xp1, x87_fsincos, x87_fptan, x87_fxtract
+        x87_fscale, x87_fprem, x87_fprem1, x87_fpatan, x87_fyl2x, x87_fyl2xp1, x87_fsincos, x87_fptan,
+        x87_fxtract
     };
     x87_emit_operands(e);
     e->insn->fn = functions[parameter];

@@ -69,7 +69,10 @@ bool x87_emit_operands(struct x86_emit *e)
         }                                                                                            \
         long double r;                                                                               \
         uint16_t status;                                                                             \
-        X87_HOST(op " %2" X87_STATUS : "=t"(r), "=a"(status) : "m"(b));                              \
+        {                                                                                            \
+            type operand = b;                                                                        \
+            X87_HOST(op " %2" X87_STATUS : "=t"(r), "=a"(status) : "m"(operand));                    \
+        }                                                                                            \
         if (X86_LIKELY(x87_flags(cpu, status)))                                                      \
             x87_push(cpu, r);                                                                        \
         NEXT(cpu, i);                                                                                \
@@ -190,8 +193,11 @@ bool x86_emit_x87_constant(struct x86_emit *e, unsigned parameter)
         bool empty = x87_empty(cpu, src);                                                            \
         uint16_t status = X87_IE;                                                                    \
         type value = (type)(indefinite);                                                             \
-        if (X86_LIKELY(!empty))                                                                      \
-            X87_HOST(op " %1" X87_STATUS : "=a"(status), "=m"(value) : "t"(cpu->fpu.st[src]));       \
+        if (X86_LIKELY(!empty)) {                                                                    \
+            type result;                                                                             \
+            X87_HOST(op " %1" X87_STATUS : "=a"(status), "=m"(result) : "t"(cpu->fpu.st[src]));      \
+            value = result;                                                                          \
+        }                                                                                            \
         bool blocked = x87_unmasked(cpu, status) & STORE_BLOCKERS;                                   \
         if (X86_LIKELY(!blocked))                                                                    \
             STORE(type, lin, value);                                                                 \
@@ -236,33 +242,35 @@ HANDLER(fstp_m80)
     NEXT(cpu, i);
 }
 
-static bool is_unmasked_invalid(const struct x86_cpu *cpu, uint16_t status)
+static bool store_decimal(struct x86_cpu *cpu, uint64_t linear)
 {
-    return x87_unmasked(cpu, status) & X87_IE;
+    unsigned src = x87_st(cpu, 0);
+    bool empty = x87_empty(cpu, src);
+    struct x87_ten value = { { 0, 0, 0, 0, 0, 0, 0, 0xc0, 0xff, 0xff } };
+    uint16_t status = X87_IE;
+    if (!empty)
+        X87_HOST("fld %%st(0)\n\tfbstp %1" X87_STATUS : "=a"(status), "=m"(value) : "t"(cpu->fpu.st[src]));
+    if (!(x87_unmasked(cpu, status) & X87_IE)) {
+        struct x87_ten *to = x86_write_pointer(cpu, linear, 10, X86_WRITE);
+        if (!to)
+            return false;
+        *to = value;
+        x86_commit(cpu);
+    }
+    if (empty)
+        cpu->fpu.fsw |= X87_SF;
+    if (x87_flags(cpu, status))
+        x87_pop(cpu);
+    return true;
 }
 
 HANDLER(fbstp_m80)
 {
     X87_ENTER;
     ADDRESS(lin, 10, X86_WRITE);
-    unsigned src = x87_st(cpu, 0);
-    bool empty = x87_empty(cpu, src);
-    struct x87_ten value = { { 0, 0, 0, 0, 0, 0, 0, 0xc0, 0xff, 0xff } };
-    uint16_t status = X87_IE;
-    if (X86_LIKELY(!empty))
-        X87_HOST("fld %%st(0)\n\tfbstp %1" X87_STATUS : "=a"(status), "=m"(value) : "t"(cpu->fpu.st[src]));
-    if (X86_LIKELY(!is_unmasked_invalid(cpu, status))) {
-        struct x87_ten *to = x86_write_pointer(cpu, lin, 10, X86_WRITE);
-        if (X86_UNLIKELY(!to))
-            return x86_leave_fault(cpu, i);
-        *to = value;
-        x86_commit(cpu);
-    }
+    if (X86_UNLIKELY(!store_decimal(cpu, lin)))
+        return x86_leave_fault(cpu, i);
     x87_last_memory(cpu, i, lin);
-    if (X86_UNLIKELY(empty))
-        cpu->fpu.fsw |= X87_SF;
-    if (X86_LIKELY(x87_flags(cpu, status)))
-        x87_pop(cpu);
     NEXT(cpu, i);
 }
 
