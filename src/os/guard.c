@@ -11,8 +11,6 @@
 static _Thread_local struct os_guard *current_guard;
 
 static struct sigaction previous_segv, previous_bus;
-static pthread_once_t once = PTHREAD_ONCE_INIT;
-static bool installed;
 
 static void pass_on(int number, siginfo_t *info, void *context)
 {
@@ -40,17 +38,28 @@ static void handler(int number, siginfo_t *info, void *context)
     siglongjmp(guard->jump, 1);
 }
 
-static void install(void)
+static bool install(int number, struct sigaction *previous)
 {
     // SA_NODEFER: the jump out of the handler must not leave the signal blocked.
-    struct sigaction action = { .sa_sigaction = handler, .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK };
-    sigemptyset(&action.sa_mask);
-    installed = sigaction(SIGSEGV, &action, &previous_segv) == 0 && sigaction(SIGBUS, &action, &previous_bus) == 0;
+    struct sigaction ours = { .sa_sigaction = handler, .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK };
+    struct sigaction current;
+    if (sigaction(number, NULL, &current) != 0)
+        return false;
+    if (current.sa_sigaction == handler && (current.sa_flags & SA_SIGINFO))
+        return true;
+    // Whoever covered ours may have put it back as a plain handler, without SA_SIGINFO: still nobody to pass on to.
+    if (current.sa_sigaction != handler)
+        *previous = current;
+    sigemptyset(&ours.sa_mask);
+    return sigaction(number, &ours, NULL) == 0;
 }
 
 bool os_guard_install(void)
 {
-    pthread_once(&once, install);
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    pthread_mutex_lock(&lock);
+    bool installed = install(SIGSEGV, &previous_segv) && install(SIGBUS, &previous_bus);
+    pthread_mutex_unlock(&lock);
     return installed;
 }
 

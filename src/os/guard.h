@@ -6,7 +6,8 @@
 //     os_guard_leave(&guard);
 //
 // Guards nest within a thread. Signals that come outside a guard go to whoever handled them before. The handlers are
-// installed once for the process, by os_guard_install.
+// the process's; os_guard_install puts them (back) in place, so that a program which has installed handlers of its own
+// in the meantime keeps the library's guards at the next set-up of a partition.
 #ifndef BULKHEAD_OS_GUARD_H
 #define BULKHEAD_OS_GUARD_H
 
