@@ -131,10 +131,14 @@ struct acpi_madt_nmi {
  *
  *   Name (_S5, Package () { 0, 0, 0, 0 })
  *   Scope (_SB) {
- *       Device (COM1) { Name (_HID, EisaId ("PNP0501")) Name (_UID, 1) Name (_STA, 0x0F)
- *                       Name (_CRS, ResourceTemplate () { IO (Decode16, 0x3F8, 0x3F8, 1, 8) IRQNoFlags () {4} }) }
- *       Device (RTC0) { Name (_HID, EisaId ("PNP0B00"))
- *                       Name (_CRS, ResourceTemplate () { IO (Decode16, 0x70, 0x70, 1, 2) IRQNoFlags () {8} }) }
+ *       Device (COM1) {
+ *           Name (_HID, EisaId ("PNP0501")) Name (_UID, 1) Name (_STA, 0x0F)
+ *           Name (_CRS, ResourceTemplate () { IO (Decode16, 0x3F8, 0x3F8, 1, 8) IRQNoFlags () {4} })
+ *       }
+ *       Device (RTC0) {
+ *           Name (_HID, EisaId ("PNP0B00"))
+ *           Name (_CRS, ResourceTemplate () { IO (Decode16, 0x70, 0x70, 1, 2) IRQNoFlags () {8} })
+ *       }
  *   }
  *
  * The first and second numbers of _S5 are the sleep types for the PM1 control blocks. */
@@ -278,12 +282,15 @@ static uint64_t acpi_build_madt(struct acpi_area *area, unsigned cpus)
     }
     struct acpi_madt_ioapic *ioapic = (void *)processor;
 
-    *ioapic = (struct acpi_madt_ioapic){
-        .type = 1, .length = sizeof(*ioapic), .id = (uint8_t)(cpus & 0x0f), .address = (uint32_t)IOAPIC_ADDRESS};
+    *ioapic = (struct acpi_madt_ioapic){.type = 1,
+                                        .length = sizeof(*ioapic),
+                                        .id = (uint8_t)(cpus & 0x0f),
+                                        .address = (uint32_t)IOAPIC_ADDRESS};
     struct acpi_madt_override *override = (void *)(ioapic + 1);
 
     /* The timer is on pin 2; the SCI is active high and level-triggered. */
-    override[0] = (struct acpi_madt_override){.type = 2, .length = sizeof(*override), .irq = 0, .interrupt = 2};
+    override[0] = (struct acpi_madt_override){
+        .type = 2, .length = sizeof(*override), .irq = 0, .interrupt = 2};
     override[1] = (struct acpi_madt_override){
         .type = 2, .length = sizeof(*override), .irq = PM_SCI, .interrupt = PM_SCI, .flags = 0x0d};
     struct acpi_madt_nmi *nmi = (void *)(override + 2);
@@ -294,8 +301,8 @@ static uint64_t acpi_build_madt(struct acpi_area *area, unsigned cpus)
 }
 
 /* RSDT (32-bit entries) and XSDT (64-bit entries) list the same tables. */
-static uint64_t acpi_build_list(struct acpi_area *area, const char *signature, size_t width, const uint64_t *tables,
-                                size_t count)
+static uint64_t acpi_build_list(struct acpi_area *area, const char *signature, size_t width,
+                                const uint64_t *tables, size_t count)
 {
     size_t length = sizeof(struct acpi_header) + count * width;
     struct acpi_header *list = acpi_take(area, length, 16);

@@ -6,8 +6,8 @@
 
 #include <stdint.h>
 
-/* Writes RSDP, RSDT, XSDT, FADT, FACS, DSDT and MADT for CPUS processors, from MEMORY_BIOS on, where a guest also
- * finds the RSDP by searching. Returns the RSDP's address. */
+/* Writes RSDP, RSDT, XSDT, FADT, FACS, DSDT and MADT for CPUS processors, from MEMORY_BIOS on, where a guest
+ * also finds the RSDP by searching. Returns the RSDP's address. */
 uint64_t acpi_build(const struct memory *memory, unsigned cpus);
 
 #endif

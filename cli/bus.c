@@ -30,7 +30,8 @@ bool bus_claim(struct bus *bus, const struct bus_range *range, const struct bus_
     return true;
 }
 
-static const struct bus_range *bus_find(const struct bus *bus, enum bus_kind kind, uint64_t where, unsigned size)
+static const struct bus_range *bus_find(const struct bus *bus, enum bus_kind kind, uint64_t where,
+                                        unsigned size)
 {
     for (unsigned i = 0; i < bus->count; i++) {
         const struct bus_range *range = &bus->ranges[i];
@@ -48,8 +49,9 @@ uint32_t bus_port_read(const struct bus *bus, uint16_t port, unsigned size)
     const struct bus_range *range = bus_find(bus, BUS_PORT, port, size);
 
     if (range != NULL) {
-        return range->read != NULL ? (uint32_t)(range->read(range->device, port - range->first, size) & bus_ones(size))
-                                   : (uint32_t)bus_ones(size);
+        return range->read != NULL
+                   ? (uint32_t)(range->read(range->device, port - range->first, size) & bus_ones(size))
+                   : (uint32_t)bus_ones(size);
     }
     if (size == 1) {
         return 0xff;

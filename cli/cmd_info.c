@@ -14,22 +14,40 @@
 #define HINT "try 'bulkhead info --help'"
 
 static const char *const feature_bits[] = {
-    "PartialUnmap", "LocalApicEmulation", "Xsave", "DirtyPageTracking", "SpeculationControl", "ApicRemoteRead",
-    "IdleSuspend", "VirtualPciDeviceSupport", "IommuSupport", "VpHotAddRemove", NULL};
+    "PartialUnmap",       "LocalApicEmulation", "Xsave",       "DirtyPageTracking",
+    "SpeculationControl", "ApicRemoteRead",     "IdleSuspend", "VirtualPciDeviceSupport",
+    "IommuSupport",       "VpHotAddRemove",     NULL};
 
-static const char *const exit_bits[] = {
-    "X64CpuidExit", "X64MsrExit", "ExceptionExit", "X64RdtscExit", "X64ApicSmiExitTrap", "HypercallExit",
-    "X64ApicInitSipiExitTrap", "X64ApicWriteLint0ExitTrap", "X64ApicWriteLint1ExitTrap", "X64ApicWriteSvrExitTrap",
-    "UnknownSynicConnection", "RetargetUnknownVpciDevice", "X64ApicWriteLdrExitTrap", "X64ApicWriteDfrExitTrap",
-    "GpaAccessFaultExit", NULL};
+static const char *const exit_bits[] = {"X64CpuidExit",
+                                        "X64MsrExit",
+                                        "ExceptionExit",
+                                        "X64RdtscExit",
+                                        "X64ApicSmiExitTrap",
+                                        "HypercallExit",
+                                        "X64ApicInitSipiExitTrap",
+                                        "X64ApicWriteLint0ExitTrap",
+                                        "X64ApicWriteLint1ExitTrap",
+                                        "X64ApicWriteSvrExitTrap",
+                                        "UnknownSynicConnection",
+                                        "RetargetUnknownVpciDevice",
+                                        "X64ApicWriteLdrExitTrap",
+                                        "X64ApicWriteDfrExitTrap",
+                                        "GpaAccessFaultExit",
+                                        NULL};
 
-static const char *const msr_bits[] = {"UnhandledMsrs", "TscMsrWrite", "TscMsrRead", "ApicBaseMsrWrite",
-                                       "MiscEnableMsrRead", "McUpdatePatchLevelMsrRead", NULL};
+static const char *const msr_bits[] = {"UnhandledMsrs",
+                                       "TscMsrWrite",
+                                       "TscMsrRead",
+                                       "ApicBaseMsrWrite",
+                                       "MiscEnableMsrRead",
+                                       "McUpdatePatchLevelMsrRead",
+                                       NULL};
 
-static const char *const scheduler_bits[] = {"CpuReserve", "CpuCap", "CpuWeight", "CpuGroupId", "DisableSmt", NULL};
+static const char *const scheduler_bits[] = {"CpuReserve", "CpuCap",     "CpuWeight",
+                                             "CpuGroupId", "DisableSmt", NULL};
 
-/* A capability is shown as a number, OFFSET bytes into what the call gives, with the names of its bits where it
- * has some. */
+/* A capability is shown as a number, OFFSET bytes into what the call gives, with the names of its bits where
+ * it has some. */
 static const struct info_capability {
     WHV_CAPABILITY_CODE code;
     const char *name;
@@ -91,7 +109,10 @@ static void info_print(void)
     printf("Engines, the fastest first:\n");
     for (UINT32 i = 0; SUCCEEDED(BulkheadGetEngineInfo(i, &engine)); i++) {
         printf("  %-6s %-10s %s\n", engine.Name,
-               engine.ChosenByAuto ? "chosen" : engine.Usable ? "usable" : "not usable", engine.Reason);
+               engine.ChosenByAuto ? "chosen"
+               : engine.Usable     ? "usable"
+                                   : "not usable",
+               engine.Reason);
         engine.Size = sizeof(engine);
     }
     printf("\nCapabilities:\n");

@@ -28,7 +28,8 @@ static bool run_open_json(const char *target, int *fd, struct error *err)
         unsigned long number = strtoul(target + 3, &end, 10);
 
         if (target[3] < '0' || target[3] > '9' || *end != '\0' || number > 0x7fffffff) {
-            return error_set(err, EXIT_USAGE, "--json: '%s' is not fd: and a number; try 'bulkhead run --help'", target);
+            return error_set(err, EXIT_USAGE,
+                             "--json: '%s' is not fd: and a number; try 'bulkhead run --help'", target);
         }
         *fd = fcntl((int)number, F_DUPFD_CLOEXEC, 0);
     } else {
@@ -55,7 +56,8 @@ static void run_block_signals(sigset_t *signals)
     signal(SIGPIPE, SIG_IGN);
 }
 
-static bool run_load(const struct options *options, struct machine *machine, struct start *start, struct error *err)
+static bool run_load(const struct options *options, struct machine *machine, struct start *start,
+                     struct error *err)
 {
     const struct linux_options linux_options = {
         .kernel = options->file,
@@ -98,6 +100,9 @@ static bool run_report(const struct options *options, const struct machine *mach
         return error_set(err, EXIT_FAILED, "the host gives no memory for the summary");
     }
     summary_collect(summary, machine, seconds);
+    if (machine->terminal.last != '\n' && isatty(STDERR_FILENO)) {
+        fputc('\n', stderr); /* the guest left a line open */
+    }
     if (!options->quiet || end->kind == MACHINE_GUEST_FAULT || end->kind == MACHINE_HOST_ERROR) {
         fprintf(stderr, "bulkhead: %s\n%s", end->text, end->detail);
     }

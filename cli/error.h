@@ -7,11 +7,11 @@
 /* Exit codes of the command; the manual page lists them. */
 enum exit_code {
     EXIT_OK = 0,
-    EXIT_FAILED = 1,         /* a file, the memory or the host is not what the run needs */
-    EXIT_USAGE = 2,          /* the command line makes no sense */
-    EXIT_GUEST_FAULT = 3,    /* the guest did what no processor can go on from */
-    EXIT_TIMED_OUT = 124,    /* as timeout(1) */
-    EXIT_SIGNAL_BASE = 128   /* plus the number of the signal */
+    EXIT_FAILED = 1,       /* a file, the memory or the host is not what the run needs */
+    EXIT_USAGE = 2,        /* the command line makes no sense */
+    EXIT_GUEST_FAULT = 3,  /* the guest did what no processor can go on from */
+    EXIT_TIMED_OUT = 124,  /* as timeout(1) */
+    EXIT_SIGNAL_BASE = 128 /* plus the number of the signal */
 };
 
 struct error {

@@ -1,6 +1,6 @@
 /* events.c: machine_run: timers, the terminal and signals, while the processors run on their own threads. */
 #ifndef _GNU_SOURCE
-#define _GNU_SOURCE    /* ppoll */
+#define _GNU_SOURCE /* ppoll */
 #endif
 #include "machine.h"
 
@@ -22,8 +22,8 @@ static void events_read_signal(struct machine *machine, int fd)
     struct signalfd_siginfo info;
 
     if (read(fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
-        machine_end(machine, MACHINE_SIGNAL, EXIT_SIGNAL_BASE + (int)info.ssi_signo, "ended by signal %u (%s)",
-                    info.ssi_signo, strsignal((int)info.ssi_signo));
+        machine_end(machine, MACHINE_SIGNAL, EXIT_SIGNAL_BASE + (int)info.ssi_signo,
+                    "ended by signal %u (%s)", info.ssi_signo, strsignal((int)info.ssi_signo));
     }
 }
 
@@ -103,7 +103,8 @@ static bool events_loop(struct machine *machine, int signal_fd, uint64_t end, st
             events_read_signal(machine, signal_fd);
         }
         if (timers_monotonic() >= end) {
-            machine_end(machine, MACHINE_TIMEOUT, EXIT_TIMED_OUT, "the time of %g s is over", machine->config.timeout);
+            machine_end(machine, MACHINE_TIMEOUT, EXIT_TIMED_OUT, "the time of %g s is over",
+                        machine->config.timeout);
         }
     }
     return true;

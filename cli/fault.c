@@ -11,18 +11,50 @@
 #define INSTRUCTION_MAX 15
 
 enum {
-    RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, R13, R14, R15, RIP, RFLAGS,
-    ES, CS, SS, DS, FS, GS, LDTR, TR, IDTR, GDTR, CR0, CR2, CR3, CR4, EFER, COUNT
+    RAX,
+    RCX,
+    RDX,
+    RBX,
+    RSP,
+    RBP,
+    RSI,
+    RDI,
+    R8,
+    R9,
+    R10,
+    R11,
+    R12,
+    R13,
+    R14,
+    R15,
+    RIP,
+    RFLAGS,
+    ES,
+    CS,
+    SS,
+    DS,
+    FS,
+    GS,
+    LDTR,
+    TR,
+    IDTR,
+    GDTR,
+    CR0,
+    CR2,
+    CR3,
+    CR4,
+    EFER,
+    COUNT
 };
 
 static const WHV_REGISTER_NAME names[COUNT] = {
-    WHvX64RegisterRax, WHvX64RegisterRcx, WHvX64RegisterRdx, WHvX64RegisterRbx, WHvX64RegisterRsp,
-    WHvX64RegisterRbp, WHvX64RegisterRsi, WHvX64RegisterRdi, WHvX64RegisterR8, WHvX64RegisterR9,
-    WHvX64RegisterR10, WHvX64RegisterR11, WHvX64RegisterR12, WHvX64RegisterR13, WHvX64RegisterR14,
-    WHvX64RegisterR15, WHvX64RegisterRip, WHvX64RegisterRflags, WHvX64RegisterEs, WHvX64RegisterCs,
-    WHvX64RegisterSs, WHvX64RegisterDs, WHvX64RegisterFs, WHvX64RegisterGs, WHvX64RegisterLdtr,
-    WHvX64RegisterTr, WHvX64RegisterIdtr, WHvX64RegisterGdtr, WHvX64RegisterCr0, WHvX64RegisterCr2,
-    WHvX64RegisterCr3, WHvX64RegisterCr4, WHvX64RegisterEfer,
+    WHvX64RegisterRax, WHvX64RegisterRcx,  WHvX64RegisterRdx,    WHvX64RegisterRbx, WHvX64RegisterRsp,
+    WHvX64RegisterRbp, WHvX64RegisterRsi,  WHvX64RegisterRdi,    WHvX64RegisterR8,  WHvX64RegisterR9,
+    WHvX64RegisterR10, WHvX64RegisterR11,  WHvX64RegisterR12,    WHvX64RegisterR13, WHvX64RegisterR14,
+    WHvX64RegisterR15, WHvX64RegisterRip,  WHvX64RegisterRflags, WHvX64RegisterEs,  WHvX64RegisterCs,
+    WHvX64RegisterSs,  WHvX64RegisterDs,   WHvX64RegisterFs,     WHvX64RegisterGs,  WHvX64RegisterLdtr,
+    WHvX64RegisterTr,  WHvX64RegisterIdtr, WHvX64RegisterGdtr,   WHvX64RegisterCr0, WHvX64RegisterCr2,
+    WHvX64RegisterCr3, WHvX64RegisterCr4,  WHvX64RegisterEfer,
 };
 
 struct text {
@@ -49,8 +81,8 @@ static void text_add(struct text *text, const char *format, ...)
 }
 
 /* Reads up to INSTRUCTION_MAX bytes at linear address GVA; they may lie on two pages. */
-static size_t fault_fetch(WHV_PARTITION_HANDLE partition, unsigned index, const struct memory *memory, uint64_t gva,
-                          uint8_t *bytes)
+static size_t fault_fetch(WHV_PARTITION_HANDLE partition, unsigned index, const struct memory *memory,
+                          uint64_t gva, uint8_t *bytes)
 {
     size_t count = 0;
 
@@ -63,7 +95,8 @@ static size_t fault_fetch(WHV_PARTITION_HANDLE partition, unsigned index, const 
         if (length > INSTRUCTION_MAX - count) {
             length = INSTRUCTION_MAX - count;
         }
-        if (FAILED(WHvTranslateGva(partition, index, at, WHvTranslateGvaFlagPrivilegeExempt, &result, &gpa)) ||
+        if (FAILED(
+                WHvTranslateGva(partition, index, at, WHvTranslateGvaFlagPrivilegeExempt, &result, &gpa)) ||
             result.ResultCode != WHvTranslateGvaResultSuccess) {
             break;
         }
@@ -118,12 +151,14 @@ static void fault_registers(const WHV_REGISTER_VALUE *values, struct text *text)
         text_add(text, "  %s %016" PRIx64 "%s", general[i], values[RAX + i].Reg64, i % 4 == 3 ? "\n" : "");
     }
     text_add(text, "  rip %016" PRIx64 "  rflags %08" PRIx64 "\n", values[RIP].Reg64, values[RFLAGS].Reg64);
-    text_add(text, "  cr0 %08" PRIx64 "  cr2 %016" PRIx64 "  cr3 %016" PRIx64 "  cr4 %08" PRIx64 "  efer %04" PRIx64 "\n",
+    text_add(text,
+             "  cr0 %08" PRIx64 "  cr2 %016" PRIx64 "  cr3 %016" PRIx64 "  cr4 %08" PRIx64 "  efer %04" PRIx64
+             "\n",
              values[CR0].Reg64, values[CR2].Reg64, values[CR3].Reg64, values[CR4].Reg64, values[EFER].Reg64);
     for (unsigned i = 0; i < 8; i++) {
         const WHV_X64_SEGMENT_REGISTER *segment = &values[ES + i].Segment;
 
-        text_add(text, "  %s %04x base %016" PRIx64 " limit %08x attributes %04x%s", segments[i], segment->Selector,
+        text_add(text, "  %s %04x base %016" PRIx64 " limit %08x attr %04x%s", segments[i], segment->Selector,
                  (uint64_t)segment->Base, segment->Limit, segment->Attributes, i % 2 == 1 ? "\n" : "");
     }
     text_add(text, "  idtr base %016" PRIx64 " limit %04x  gdtr base %016" PRIx64 " limit %04x\n",

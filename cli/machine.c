@@ -75,15 +75,17 @@ static void machine_power_off(void *context)
 
 static void machine_reset(void *context)
 {
-    machine_end(context, MACHINE_RESET, EXIT_OK, "guest asked for a reset");
+    machine_end(context, MACHINE_RESET, EXIT_OK, "the guest asked for a reset");
 }
 
 static void machine_debug_exit(void *context, int code)
 {
-    machine_end(context, MACHINE_DEBUG_EXIT, code, "the guest ended with code %d on the debug exit port", code);
+    machine_end(context, MACHINE_DEBUG_EXIT, code, "the guest ended with code %d on the debug exit port",
+                code);
 }
 
-/* An ISA interrupt goes to both controllers; the timer's is pin 2 of the I/O APIC (see the MADT in acpi.c). */
+/* An ISA interrupt goes to both controllers; the timer's is pin 2 of the I/O APIC (see the MADT in
+ * acpi.c). */
 static void machine_set_irq(void *context, unsigned line, bool level)
 {
     struct machine *machine = context;
@@ -108,8 +110,8 @@ static void machine_intr(void *context, bool level)
         HRESULT hr = WHvCancelRunVirtualProcessor(machine->partition, 0, 0);
 
         if (FAILED(hr)) {
-            machine_end(machine, MACHINE_HOST_ERROR, EXIT_FAILED, "WHvCancelRunVirtualProcessor failed with 0x%08x",
-                        (unsigned)hr);
+            machine_end(machine, MACHINE_HOST_ERROR, EXIT_FAILED,
+                        "WHvCancelRunVirtualProcessor failed with 0x%08x", (unsigned)hr);
         }
     }
 }
@@ -130,10 +132,12 @@ static void machine_deliver(void *context, const struct ioapic_message *message)
     WHV_INTERRUPT_CONTROL control = {0};
     HRESULT hr;
 
-    /* No SMIs here; the PIC has its own way to the processor; vectors below 16 are not legal (SDM vol. 3A 11.5.2). */
+    /* No SMIs here; the PIC has its own way to the processor; vectors below 16 are not legal (SDM vol.
+     * 3A 11.5.2). */
     bool vectored = message->delivery == IOAPIC_FIXED || message->delivery == IOAPIC_LOWEST;
 
-    if (message->delivery == IOAPIC_SMI || message->delivery == IOAPIC_EXTINT || (vectored && message->vector < 16)) {
+    if (message->delivery == IOAPIC_SMI || message->delivery == IOAPIC_EXTINT ||
+        (vectored && message->vector < 16)) {
         return;
     }
     control.Type = message->delivery;
@@ -145,8 +149,8 @@ static void machine_deliver(void *context, const struct ioapic_message *message)
     hr = WHvRequestInterrupt(machine->partition, &control, sizeof(control));
     if (FAILED(hr)) {
         machine_end(machine, MACHINE_HOST_ERROR, EXIT_FAILED,
-                    "WHvRequestInterrupt (vector 0x%02x, destination 0x%x) failed with 0x%08x", message->vector,
-                    message->destination, (unsigned)hr);
+                    "WHvRequestInterrupt (vector 0x%02x, destination 0x%x) failed with 0x%08x",
+                    message->vector, message->destination, (unsigned)hr);
     }
 }
 
@@ -161,7 +165,7 @@ static void machine_flush(void *context, uint64_t now)
     terminal_flush(&machine->terminal);
     machine->output_stalled = machine->terminal.count > 0;
     if (machine->output_stalled) {
-        machine_wake(machine);    /* it waits until there is room */
+        machine_wake(machine); /* it waits until there is room */
     }
     if (before < UART_FIFO_SIZE) {
         uart_drained(&machine->uart);
@@ -256,7 +260,7 @@ static bool machine_claim_debug_ports(struct machine *machine, struct error *err
 
     if (config->debug_exit != MACHINE_NO_PORT) {
         uint64_t port = (uint64_t)config->debug_exit;
-        const struct bus_range range = {BUS_PORT, port, 4, all, &machine->debug_exit, debug_exit_read,
+        const struct bus_range range = {BUS_PORT,        port, 4, all, &machine->debug_exit, debug_exit_read,
                                         debug_exit_write};
 
         if (!machine_claim(machine, &range, err)) {
@@ -265,8 +269,8 @@ static bool machine_claim_debug_ports(struct machine *machine, struct error *err
     }
     if (config->debug_console != MACHINE_NO_PORT) {
         uint64_t port = (uint64_t)config->debug_console;
-        const struct bus_range range = {BUS_PORT, port, 1, BUS_SIZE_1, &machine->debug_console, debug_console_read,
-                                        debug_console_write};
+        const struct bus_range range = {
+            BUS_PORT, port, 1, BUS_SIZE_1, &machine->debug_console, debug_console_read, debug_console_write};
 
         return machine_claim(machine, &range, err);
     }
@@ -321,8 +325,8 @@ static bool machine_set_property(struct machine *machine, WHV_PARTITION_PROPERTY
     HRESULT hr = WHvSetPartitionProperty(machine->partition, code, &value, sizeof(value));
 
     return SUCCEEDED(hr) ||
-           error_set(err, EXIT_FAILED, "the engine refuses %s: WHvSetPartitionProperty failed with 0x%08x", what,
-                     (unsigned)hr);
+           error_set(err, EXIT_FAILED, "the engine refuses %s: WHvSetPartitionProperty failed with 0x%08x",
+                     what, (unsigned)hr);
 }
 
 static bool machine_set_apic_mode(struct machine *machine, struct error *err)
@@ -363,7 +367,8 @@ bool machine_set_up(struct machine *machine, const struct start *start, struct e
         }
     }
     snprintf(count, sizeof(count), "%u processors", machine->config.cpus);
-    if (!machine_set_property(machine, WHvPartitionPropertyCodeProcessorCount, machine->config.cpus, count, err) ||
+    if (!machine_set_property(machine, WHvPartitionPropertyCodeProcessorCount, machine->config.cpus, count,
+                              err) ||
         !machine_set_apic_mode(machine, err)) {
         return false;
     }
@@ -383,8 +388,8 @@ bool machine_set_up(struct machine *machine, const struct start *start, struct e
         }
     }
     hr = start->count == 0 ? S_OK
-                           : WHvSetVirtualProcessorRegisters(machine->partition, 0, start->names, start->count,
-                                                             start->values);
+                           : WHvSetVirtualProcessorRegisters(machine->partition, 0, start->names,
+                                                             start->count, start->values);
     if (FAILED(hr)) {
         return error_hresult(err, "WHvSetVirtualProcessorRegisters (start)", (unsigned)hr);
     }

@@ -1,8 +1,8 @@
 /* machine.h: the PC that `bulkhead run` builds: memory, processors, devices, and how it ends.
  *
- * Threads: one for each virtual processor, and the caller of machine_run, which serves timers, the terminal and
- * signals. `lock` guards the bus, all devices, the timers and the terminal; no processor runs while its thread
- * holds it. `end_lock` guards `end` and is taken inside `lock`, never the other way round. */
+ * Threads: one for each virtual processor, and the caller of machine_run, which serves timers, the terminal
+ * and signals. `lock` guards the bus, all devices, the timers and the terminal; no processor runs while its
+ * thread holds it. `end_lock` guards `end` and is taken inside `lock`, never the other way round. */
 #ifndef CLI_MACHINE_H
 #define CLI_MACHINE_H
 
@@ -37,10 +37,10 @@ struct machine_config {
     const char *engine;
     unsigned cpus;
     uint64_t memory;
-    double timeout;            /* seconds; 0 for none */
-    int debug_exit;            /* a port, or MACHINE_NO_PORT */
+    double timeout; /* seconds; 0 for none */
+    int debug_exit; /* a port, or MACHINE_NO_PORT */
     int debug_console;
-    int in, out;               /* the console's descriptors */
+    int in, out; /* the console's descriptors */
 };
 
 enum machine_end_kind {
@@ -58,8 +58,8 @@ enum machine_end_kind {
 struct machine_end {
     enum machine_end_kind kind;
     int code;
-    char text[256];            /* one line */
-    char detail[2048];         /* more lines, for a guest fault; or empty */
+    char text[256];    /* one line */
+    char detail[2048]; /* more lines, for a guest fault; or empty */
 };
 
 struct machine {
@@ -71,8 +71,8 @@ struct machine {
     pthread_mutex_t lock;
     struct bus bus;
     struct timers timers;
-    struct timer recheck;      /* INTR is up and the local APIC does not take it: look again */
-    struct timer flush;        /* output that has no end of line yet */
+    struct timer recheck; /* INTR is up and the local APIC does not take it: look again */
+    struct timer flush;   /* output that has no end of line yet */
     struct terminal terminal;
     bool output_stalled;
     uint8_t input[MACHINE_INPUT];
@@ -87,7 +87,7 @@ struct machine {
     struct pciconf pciconf;
     struct debug_exit debug_exit;
     struct debug_console debug_console;
-    atomic_bool intr;          /* the PIC's output */
+    atomic_bool intr; /* the PIC's output */
 
     pthread_mutex_t end_lock;
     struct machine_end end;

@@ -8,7 +8,8 @@
 
 static uint8_t *memory_allocate(uint64_t size)
 {
-    void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *memory =
+        mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
     return memory == MAP_FAILED ? NULL : memory;
 }
@@ -22,7 +23,8 @@ bool memory_init(struct memory *memory, uint64_t size, struct error *err)
     }
     if (size < MEMORY_MIN) {
         return error_set(err, EXIT_FAILED, "--memory: %llu KiB is too little, a PC needs at least %llu MiB",
-                         (unsigned long long)(size / MEMORY_KIB), (unsigned long long)(MEMORY_MIN / MEMORY_MIB));
+                         (unsigned long long)(size / MEMORY_KIB),
+                         (unsigned long long)(MEMORY_MIN / MEMORY_MIB));
     }
     memory->ram = memory_allocate(size);
     if (memory->ram == NULL) {
@@ -78,8 +80,10 @@ bool memory_map(const struct memory *memory, WHV_PARTITION_HANDLE partition, str
     const WHV_MAP_GPA_RANGE_FLAGS rwx = rx | WHvMapGpaRangeFlagWrite;
 
     return memory_map_range(partition, memory->ram, 0, memory->low_size, rwx, err) &&
-           memory_map_range(partition, memory->ram + memory->low_size, MEMORY_HIGH, memory->high_size, rwx, err) &&
-           memory_map_range(partition, memory->rom, MEMORY_HIGH - memory->rom_size, memory->rom_size, rx, err);
+           memory_map_range(partition, memory->ram + memory->low_size, MEMORY_HIGH, memory->high_size, rwx,
+                            err) &&
+           memory_map_range(partition, memory->rom, MEMORY_HIGH - memory->rom_size, memory->rom_size, rx,
+                            err);
 }
 
 void *memory_at(const struct memory *memory, uint64_t gpa, uint64_t size)

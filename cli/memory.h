@@ -1,5 +1,5 @@
-/* memory.h: the guest's physical memory as the command lays it out: RAM up to 3 GiB, the rest of it from 4 GiB on,
- * and a ROM that ends at 4 GiB. Everything that touches guest memory goes through memory_at. */
+/* memory.h: the guest's physical memory as the command lays it out: RAM up to 3 GiB, the rest of it from 4
+ * GiB on, and a ROM that ends at 4 GiB. Everything that touches guest memory goes through memory_at. */
 #ifndef CLI_MEMORY_H
 #define CLI_MEMORY_H
 

@@ -12,8 +12,22 @@
 #define HINT "try 'bulkhead run --help'"
 
 enum {
-    OPT_KERNEL = 1, OPT_INITRD, OPT_APPEND, OPT_CPUS, OPT_MEMORY, OPT_FIRMWARE, OPT_FLAT, OPT_MULTIBOOT, OPT_MODULE,
-    OPT_ENGINE, OPT_JSON, OPT_TIMEOUT, OPT_DEBUG_EXIT, OPT_DEBUG_CONSOLE, OPT_QUIET, OPT_HELP
+    OPT_KERNEL = 1,
+    OPT_INITRD,
+    OPT_APPEND,
+    OPT_CPUS,
+    OPT_MEMORY,
+    OPT_FIRMWARE,
+    OPT_FLAT,
+    OPT_MULTIBOOT,
+    OPT_MODULE,
+    OPT_ENGINE,
+    OPT_JSON,
+    OPT_TIMEOUT,
+    OPT_DEBUG_EXIT,
+    OPT_DEBUG_CONSOLE,
+    OPT_QUIET,
+    OPT_HELP
 };
 
 static const struct option long_options[] = {
@@ -38,35 +52,36 @@ static const struct option long_options[] = {
 
 void options_print_help(void)
 {
-    printf("Usage: bulkhead run --kernel BZIMAGE [--initrd FILE] [--append TEXT] [OPTION...]\n"
-           "       bulkhead run --firmware FILE [OPTION...]\n"
-           "       bulkhead run --flat FILE@ADDRESS [OPTION...]\n"
-           "       bulkhead run --multiboot FILE [--append TEXT] [--module FILE...] [OPTION...]\n"
-           "\n"
-           "What to run:\n"
-           "  --kernel BZIMAGE       a 64-bit Linux kernel\n"
-           "  --initrd FILE          its initial file system; with --multiboot, the first module\n"
-           "  --append TEXT          the kernel's command line (for Linux, default: console=ttyS0)\n"
-           "  --firmware FILE        a BIOS image, which ends at 4 GiB\n"
-           "  --flat FILE@ADDRESS    a flat 16-bit binary, entered in real mode at its first byte\n"
-           "  --multiboot FILE       a 32-bit ELF file with a Multiboot header\n"
-           "  --module FILE          a module for --multiboot; may be given several times\n"
-           "\n"
-           "The machine:\n"
-           "  --cpus N               virtual processors, 1 to %d (default 1)\n"
-           "  --memory SIZE          with suffix K, M, G or T; a bare number counts MiB (default 512M)\n"
-           "  --engine NAME          auto, kvm or soft (default: the environment's BULKHEAD_ENGINE, or auto)\n"
-           "  --debug-exit PORT      a write of v to this port ends the run with exit code v * 2 + 1\n"
-           "  --debug-console PORT   bytes written to this port are printed; it reads 0xe9\n"
-           "\n"
-           "The run:\n"
-           "  --timeout SECONDS      ends the run after this time, with exit code %d\n"
-           "  --json TO              writes the summary as JSON to a file, to fd:N, or to - (standard output)\n"
-           "  --quiet                no summary on standard error\n"
-           "  --help                 this text\n"
-           "\n"
-           "The guest's serial line is the terminal. Ctrl-A x ends the run, Ctrl-A Ctrl-A sends Ctrl-A.\n",
-           MACHINE_MAX_CPUS, EXIT_TIMED_OUT);
+    printf(
+        "Usage: bulkhead run --kernel BZIMAGE [--initrd FILE] [--append TEXT] [OPTION...]\n"
+        "       bulkhead run --firmware FILE [OPTION...]\n"
+        "       bulkhead run --flat FILE@ADDRESS [OPTION...]\n"
+        "       bulkhead run --multiboot FILE [--append TEXT] [--module FILE...] [OPTION...]\n"
+        "\n"
+        "What to run:\n"
+        "  --kernel BZIMAGE       a 64-bit Linux kernel\n"
+        "  --initrd FILE          its initial file system; with --multiboot, the first module\n"
+        "  --append TEXT          the kernel's command line (for Linux, default: console=ttyS0)\n"
+        "  --firmware FILE        a BIOS image, which ends at 4 GiB\n"
+        "  --flat FILE@ADDRESS    a flat 16-bit binary, entered in real mode at its first byte\n"
+        "  --multiboot FILE       a 32-bit ELF file with a Multiboot header\n"
+        "  --module FILE          a module for --multiboot; may be given several times\n"
+        "\n"
+        "The machine:\n"
+        "  --cpus N               virtual processors, 1 to %d (default 1)\n"
+        "  --memory SIZE          with suffix K, M, G or T; a bare number counts MiB (default 512M)\n"
+        "  --engine NAME          auto, kvm or soft (default: the environment's BULKHEAD_ENGINE, or auto)\n"
+        "  --debug-exit PORT      a write of v to this port ends the run with exit code v * 2 + 1\n"
+        "  --debug-console PORT   bytes written to this port are printed; it reads 0xe9\n"
+        "\n"
+        "The run:\n"
+        "  --timeout SECONDS      ends the run after this time, with exit code %d\n"
+        "  --json TO              writes the summary as JSON to a file, to fd:N, or to - (standard output)\n"
+        "  --quiet                no summary on standard error\n"
+        "  --help                 this text\n"
+        "\n"
+        "The guest's serial line is the terminal. Ctrl-A x ends the run, Ctrl-A Ctrl-A sends Ctrl-A.\n",
+        MACHINE_MAX_CPUS, EXIT_TIMED_OUT);
 }
 
 static bool options_number(const char *name, const char *text, uint64_t max, int base, uint64_t *value,
@@ -96,11 +111,13 @@ static bool options_port(const char *name, const char *text, int *port, struct e
     return true;
 }
 
-static bool options_set_boot(struct options *options, enum options_boot boot, const char *file, struct error *err)
+static bool options_set_boot(struct options *options, enum options_boot boot, const char *file,
+                             struct error *err)
 {
     if (options->boot != OPTIONS_NO_BOOT) {
-        return error_set(err, EXIT_USAGE,
-                         "only one of --kernel, --firmware, --flat and --multiboot can be given, and once; " HINT);
+        return error_set(
+            err, EXIT_USAGE,
+            "only one of --kernel, --firmware, --flat and --multiboot can be given, and once; " HINT);
     }
     options->boot = boot;
     options->file = strdup(file);
@@ -223,11 +240,13 @@ static bool options_set(struct options *options, int option, const char *value, 
 static bool options_check(const struct options *options, struct error *err)
 {
     if (options->boot == OPTIONS_NO_BOOT) {
-        return error_set(err, EXIT_USAGE, "nothing to run: give --kernel, --firmware, --flat or --multiboot; " HINT);
+        return error_set(err, EXIT_USAGE,
+                         "nothing to run: give --kernel, --firmware, --flat or --multiboot; " HINT);
     }
     if (options->boot != OPTIONS_KERNEL && options->boot != OPTIONS_MULTIBOOT &&
         (options->append != NULL || options->module_count > 0)) {
-        return error_set(err, EXIT_USAGE, "--append, --initrd and --module go with --kernel or --multiboot; " HINT);
+        return error_set(err, EXIT_USAGE,
+                         "--append, --initrd and --module go with --kernel or --multiboot; " HINT);
     }
     if (options->boot == OPTIONS_KERNEL && options->module_count > 1) {
         return error_set(err, EXIT_USAGE, "a Linux kernel takes one --initrd and no --module; " HINT);

@@ -10,12 +10,12 @@ enum options_boot { OPTIONS_NO_BOOT, OPTIONS_KERNEL, OPTIONS_FIRMWARE, OPTIONS_F
 
 struct options {
     enum options_boot boot;
-    char *file;                /* what is booted */
+    char *file; /* what is booted */
     uint64_t flat_address;
-    const char *append;        /* NULL if not given */
-    const char *modules[LOADER_MAX_MODULES];    /* --initrd is the first */
+    const char *append;                      /* NULL if not given */
+    const char *modules[LOADER_MAX_MODULES]; /* --initrd is the first */
     unsigned module_count;
-    const char *json;          /* NULL, "-", "fd:N" or a file */
+    const char *json; /* NULL, "-", "fd:N" or a file */
     bool quiet, help;
     struct machine_config machine;
 };

@@ -18,8 +18,8 @@ void start_set(struct start *start, WHV_REGISTER_NAME name, uint64_t value)
     start_add(start, name)->Reg64 = value;
 }
 
-void start_set_segment(struct start *start, WHV_REGISTER_NAME name, uint16_t selector, uint64_t base, uint32_t limit,
-                       uint16_t attributes)
+void start_set_segment(struct start *start, WHV_REGISTER_NAME name, uint16_t selector, uint64_t base,
+                       uint32_t limit, uint16_t attributes)
 {
     WHV_X64_SEGMENT_REGISTER *segment = &start_add(start, name)->Segment;
 
@@ -39,8 +39,8 @@ void start_set_table(struct start *start, WHV_REGISTER_NAME name, uint64_t base,
 
 void start_set_flat_data(struct start *start, uint16_t selector)
 {
-    static const WHV_REGISTER_NAME names[] = {WHvX64RegisterDs, WHvX64RegisterEs, WHvX64RegisterFs, WHvX64RegisterGs,
-                                              WHvX64RegisterSs};
+    static const WHV_REGISTER_NAME names[] = {WHvX64RegisterDs, WHvX64RegisterEs, WHvX64RegisterFs,
+                                              WHvX64RegisterGs, WHvX64RegisterSs};
 
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         start_set_segment(start, names[i], selector, 0, 0xffffffff, 0xc093);

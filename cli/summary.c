@@ -63,8 +63,8 @@ void summary_collect(struct summary *summary, const struct machine *machine, dou
     summary_engine(summary, machine->partition);
     summary->memory_size = machine->memory.low_size + machine->memory.high_size;
     summary->memory_resident = memory_resident(&machine->memory);
-    summary->pages_known = SUCCEEDED(WHvGetPartitionCounters(machine->partition, WHvPartitionCounterSetMemory,
-                                                             &summary->pages, sizeof(summary->pages), &written));
+    summary->pages_known = SUCCEEDED(WHvGetPartitionCounters(
+        machine->partition, WHvPartitionCounterSetMemory, &summary->pages, sizeof(summary->pages), &written));
 }
 
 /* The sum over all processors; false if an engine does not count. */
@@ -129,7 +129,8 @@ static void summary_print_exits(const struct summary *summary, FILE *to)
 
 void summary_print(const struct summary *summary, FILE *to)
 {
-    fprintf(to, "  engine        %s, %u processor%s\n", summary->engine, summary->cpus, summary->cpus == 1 ? "" : "s");
+    fprintf(to, "  engine        %s, %u processor%s\n", summary->engine, summary->cpus,
+            summary->cpus == 1 ? "" : "s");
     fprintf(to, "  wall time     %.3f s\n", summary->seconds);
     summary_print_instructions(summary, to);
     summary_print_exits(summary, to);
@@ -154,7 +155,8 @@ static struct json_object *summary_json_exits(const struct summary *summary)
 
     for (unsigned slot = 0; slot < VCPU_EXIT_KINDS; slot++) {
         if (vcpu_exit_name(slot) != NULL) {
-            json_object_object_add(exits, vcpu_exit_name(slot), json_object_new_uint64(summary_exits(summary, slot)));
+            json_object_object_add(exits, vcpu_exit_name(slot),
+                                   json_object_new_uint64(summary_exits(summary, slot)));
         }
     }
     return exits;
@@ -167,9 +169,12 @@ static struct json_object *summary_json_memory(const struct summary *summary)
 
     json_object_object_add(memory, "bytes", json_object_new_uint64(summary->memory_size));
     json_object_object_add(memory, "resident_bytes", json_object_new_uint64(summary->memory_resident));
-    json_object_object_add(memory, "mapped_4k_pages", summary_json_count(known, summary->pages.Mapped4KPageCount));
-    json_object_object_add(memory, "mapped_2m_pages", summary_json_count(known, summary->pages.Mapped2MPageCount));
-    json_object_object_add(memory, "mapped_1g_pages", summary_json_count(known, summary->pages.Mapped1GPageCount));
+    json_object_object_add(memory, "mapped_4k_pages",
+                           summary_json_count(known, summary->pages.Mapped4KPageCount));
+    json_object_object_add(memory, "mapped_2m_pages",
+                           summary_json_count(known, summary->pages.Mapped2MPageCount));
+    json_object_object_add(memory, "mapped_1g_pages",
+                           summary_json_count(known, summary->pages.Mapped1GPageCount));
     return memory;
 }
 
@@ -193,10 +198,9 @@ static struct json_object *summary_json(const struct summary *summary)
     json_object_object_add(root, "engine", json_object_new_string(summary->engine));
     json_object_object_add(root, "wall_seconds", json_object_new_double(summary->seconds));
     json_object_object_add(root, "instructions", summary_json_count(counted, total));
-    json_object_object_add(root, "instructions_per_second",
-                           counted && summary->seconds > 0
-                               ? json_object_new_double((double)total / summary->seconds)
-                               : NULL);
+    json_object_object_add(
+        root, "instructions_per_second",
+        counted && summary->seconds > 0 ? json_object_new_double((double)total / summary->seconds) : NULL);
     json_object_object_add(root, "exits", summary_json_exits(summary));
     json_object_object_add(root, "processors", processors);
     json_object_object_add(root, "memory", summary_json_memory(summary));
@@ -206,7 +210,8 @@ static struct json_object *summary_json(const struct summary *summary)
 bool summary_write_json(const struct summary *summary, int fd, const char *name, struct error *err)
 {
     struct json_object *root = summary_json(summary);
-    const char *text = json_object_to_json_string_ext(root, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE);
+    const char *text =
+        json_object_to_json_string_ext(root, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE);
     bool good = text != NULL && dprintf(fd, "%s\n", text) >= 0;
 
     if (!good) {

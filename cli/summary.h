@@ -17,7 +17,7 @@ struct summary {
         uint64_t exits[VCPU_EXIT_KINDS];
     } cpu[MACHINE_MAX_CPUS];
     uint64_t memory_size, memory_resident;
-    bool pages_known;          /* the partition told its counters */
+    bool pages_known; /* the partition told its counters */
     WHV_PARTITION_MEMORY_COUNTERS pages;
 };
 

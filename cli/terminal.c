@@ -11,7 +11,8 @@
 
 #define CTRL_A 0x01
 
-/* How much is written at once: a terminal or pipe that poll calls writable takes this much without blocking. */
+/* How much is written at once: a terminal or pipe that poll calls writable takes this much without
+ * blocking. */
 #define CHUNK 256
 
 /* How long a reader may take to accept the rest of the output at the end. */
@@ -81,6 +82,7 @@ bool terminal_open(struct terminal *terminal, int in, int out, struct error *err
     memset(terminal, 0, sizeof(*terminal));
     terminal->in = in;
     terminal->out = out;
+    terminal->last = '\n';
     if (!isatty(in)) {
         return true;
     }
@@ -149,6 +151,7 @@ void terminal_put(struct terminal *terminal, uint8_t byte)
 {
     if (terminal->count < TERMINAL_BUFFER) {
         terminal->buffer[(terminal->first + terminal->count++) % TERMINAL_BUFFER] = byte;
+        terminal->last = byte;
     }
 }
 

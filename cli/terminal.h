@@ -1,8 +1,8 @@
 /* terminal.h: the guest's console on standard input and output.
  *
- * While a guest runs, a terminal is in raw mode; it is put back on every way out, crashes included. Output goes
- * through a buffer, so that a reader who has stopped reading never stops the machine, and no guest can print
- * faster than it is read. In the input, Ctrl-A x ends the run and Ctrl-A Ctrl-A is one Ctrl-A. */
+ * While a guest runs, a terminal is in raw mode; it is put back on every way out, crashes included. Output
+ * goes through a buffer, so that a reader who has stopped reading never stops the machine, and no guest can
+ * print faster than it is read. In the input, Ctrl-A x ends the run and Ctrl-A Ctrl-A is one Ctrl-A. */
 #ifndef CLI_TERMINAL_H
 #define CLI_TERMINAL_H
 
@@ -13,11 +13,12 @@
 #define TERMINAL_BUFFER 65536
 
 struct terminal {
-    int in;                    /* -1 once there is nothing more to read */
+    int in; /* -1 once there is nothing more to read */
     int out;
-    bool escape;               /* Ctrl-A was the last byte */
+    bool escape; /* Ctrl-A was the last byte */
     uint8_t buffer[TERMINAL_BUFFER];
     unsigned first, count;
+    uint8_t last; /* the last byte that was put: whether a line is open */
 };
 
 /* What terminal_filter makes of one byte of input. */
@@ -36,7 +37,8 @@ unsigned terminal_room(const struct terminal *terminal);
 /* Writes as much as the reader takes without blocking. */
 void terminal_flush(struct terminal *terminal);
 
-/* The next byte of input has to be asked for when `in` is readable. False if there is none (now, or any more). */
+/* The next byte of input has to be asked for when `in` is readable. False if there is none (now, or any
+ * more). */
 bool terminal_get(struct terminal *terminal, uint8_t *byte);
 enum terminal_key terminal_filter(struct terminal *terminal, uint8_t byte);
 

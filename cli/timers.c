@@ -33,7 +33,8 @@ void timers_run(struct timers *list)
     }
 }
 
-void timer_add(struct timer *timer, struct timers *list, void (*fire)(void *context, uint64_t now), void *context)
+void timer_add(struct timer *timer, struct timers *list, void (*fire)(void *context, uint64_t now),
+               void *context)
 {
     *timer = (struct timer){
         .list = list, .next = list->first, .deadline = TIMERS_NEVER, .fire = fire, .context = context};

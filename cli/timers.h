@@ -32,7 +32,8 @@ uint64_t timers_next(const struct timers *list);
 void timers_run(struct timers *list);
 
 /* The timer stays in the list for as long as the list lives. */
-void timer_add(struct timer *timer, struct timers *list, void (*fire)(void *context, uint64_t now), void *context);
+void timer_add(struct timer *timer, struct timers *list, void (*fire)(void *context, uint64_t now),
+               void *context);
 void timer_set(struct timer *timer, uint64_t deadline);
 void timer_stop(struct timer *timer);
 

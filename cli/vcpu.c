@@ -10,7 +10,8 @@
 #include <stdio.h>
 #include <string.h>
 
-/* How often INTR is looked at again while the local APIC does not let it through: a write to LVT0 has no exit. */
+/* How often INTR is looked at again while the local APIC does not let it through: a write to LVT0 has no
+ * exit. */
 #define RECHECK_NS UINT64_C(10000000)
 
 static const struct {
@@ -58,16 +59,16 @@ static void vcpu_count(struct vcpu *vcpu, WHV_RUN_VP_EXIT_REASON reason)
 
 static void vcpu_failed(struct vcpu *vcpu, const char *call, HRESULT hr)
 {
-    machine_end(vcpu->machine, MACHINE_HOST_ERROR, EXIT_FAILED, "processor %u: %s failed with 0x%08x", vcpu->index,
-                call, (unsigned)hr);
+    machine_end(vcpu->machine, MACHINE_HOST_ERROR, EXIT_FAILED, "processor %u: %s failed with 0x%08x",
+                vcpu->index, call, (unsigned)hr);
 }
 
 static void vcpu_guest_fault(struct vcpu *vcpu, const char *what)
 {
     char where[256], detail[2048];
 
-    fault_describe(vcpu->machine->partition, vcpu->index, &vcpu->machine->memory, where, sizeof(where), detail,
-                   sizeof(detail));
+    fault_describe(vcpu->machine->partition, vcpu->index, &vcpu->machine->memory, where, sizeof(where),
+                   detail, sizeof(detail));
     machine_end_detail(vcpu->machine, MACHINE_GUEST_FAULT, EXIT_GUEST_FAULT, detail, "processor %u: %s at %s",
                        vcpu->index, what, where);
 }
@@ -100,7 +101,8 @@ static HRESULT CALLBACK vcpu_emulator_port(VOID *context, WHV_EMULATOR_IO_ACCESS
     return S_OK;
 }
 
-/* The other operand of an instruction that reaches a device may be RAM. What is neither is empty: all ones. */
+/* The other operand of an instruction that reaches a device may be RAM. What is neither is empty: all
+ * ones. */
 static HRESULT CALLBACK vcpu_emulator_memory(VOID *context, WHV_EMULATOR_MEMORY_ACCESS_INFO *access)
 {
     struct machine *machine = ((struct vcpu *)context)->machine;
@@ -146,7 +148,8 @@ static HRESULT CALLBACK vcpu_emulator_set(VOID *context, const WHV_REGISTER_NAME
 }
 
 static HRESULT CALLBACK vcpu_emulator_translate(VOID *context, WHV_GUEST_VIRTUAL_ADDRESS gva,
-                                                WHV_TRANSLATE_GVA_FLAGS flags, WHV_TRANSLATE_GVA_RESULT_CODE *code,
+                                                WHV_TRANSLATE_GVA_FLAGS flags,
+                                                WHV_TRANSLATE_GVA_RESULT_CODE *code,
                                                 WHV_GUEST_PHYSICAL_ADDRESS *gpa)
 {
     struct vcpu *vcpu = context;
@@ -165,8 +168,9 @@ static void vcpu_check_emulation(struct vcpu *vcpu, HRESULT hr, WHV_EMULATOR_STA
     } else if (!status.EmulationSuccessful) {
         char text[128];
 
-        snprintf(text, sizeof(text), "%s 0x%" PRIx64 " by an instruction that cannot be emulated (status 0x%x)", what,
-                 where, status.AsUINT32);
+        snprintf(text, sizeof(text),
+                 "%s 0x%" PRIx64 " by an instruction that cannot be emulated (status 0x%x)", what, where,
+                 status.AsUINT32);
         vcpu_guest_fault(vcpu, text);
     }
 }
@@ -218,7 +222,8 @@ static void vcpu_memory(struct vcpu *vcpu, const WHV_RUN_VP_EXIT_CONTEXT *exit)
         return;
     }
     if (exit->VpContext.ExecutionState.InterruptionPending) {
-        snprintf(text, sizeof(text), "exception through descriptors at physical address 0x%" PRIx64 ", not memory,",
+        snprintf(text, sizeof(text),
+                 "exception through descriptors at physical address 0x%" PRIx64 ", not memory,",
                  (uint64_t)access->Gpa);
         vcpu_guest_fault(vcpu, text);
         return;
@@ -236,13 +241,15 @@ static void vcpu_end_of_interrupt(struct vcpu *vcpu, UINT32 vector)
     pthread_mutex_unlock(&machine->lock);
 }
 
-/* Whether the local APIC lets INTR through: it is off, or LINT0 is unmasked in ExtINT mode (SDM vol. 3A 11.5.1). */
+/* Whether the local APIC lets INTR through: it is off, or LINT0 is unmasked in ExtINT mode (SDM vol.
+ * 3A 11.5.1). */
 static bool vcpu_takes_intr(uint64_t apic_base, uint32_t lint0)
 {
     return (apic_base & 0x800) == 0 || (lint0 & 0x10700) == 0x00700;
 }
 
-/* INTR is up: delivers the PIC's interrupt if the processor can take it now, or asks to be told when it can. */
+/* INTR is up: delivers the PIC's interrupt if the processor can take it now, or asks to be told when it
+ * can. */
 static bool vcpu_inject(struct vcpu *vcpu)
 {
     enum { FLAGS, STATE, INTERRUPTION, EVENT, ACTIVITY, BASE, LINT0, COUNT };
@@ -316,7 +323,7 @@ static void vcpu_handle(struct vcpu *vcpu, const WHV_RUN_VP_EXIT_CONTEXT *exit)
         break;
     case WHvRunVpExitReasonCanceled:
     case WHvRunVpExitReasonX64InterruptWindow:
-        break;    /* the loop looks at what there is to do */
+        break; /* the loop looks at what there is to do */
     case WHvRunVpExitReasonUnrecoverableException:
         vcpu_guest_fault(vcpu, "triple fault");
         break;
@@ -384,7 +391,8 @@ bool vcpu_start(struct vcpu *vcpu, struct error *err)
     int result = pthread_create(&vcpu->thread, NULL, vcpu_thread, vcpu);
 
     if (result != 0) {
-        return error_set(err, EXIT_FAILED, "cannot start a thread for processor %u: %s", vcpu->index, strerror(result));
+        return error_set(err, EXIT_FAILED, "cannot start a thread for processor %u: %s", vcpu->index,
+                         strerror(result));
     }
     vcpu->started = true;
     return true;
@@ -405,7 +413,8 @@ void vcpu_stop(struct vcpu *vcpu)
     }
     pthread_join(vcpu->thread, NULL);
     vcpu->started = false;
-    vcpu->counted = SUCCEEDED(BulkheadGetVirtualProcessorInstructionCount(vcpu->machine->partition, vcpu->index, &count));
+    vcpu->counted =
+        SUCCEEDED(BulkheadGetVirtualProcessorInstructionCount(vcpu->machine->partition, vcpu->index, &count));
     vcpu->instructions = count;
 }
 

@@ -73,7 +73,8 @@ void ioapic_end_of_interrupt(struct ioapic *ioapic, uint8_t vector)
 static void ioapic_write_entry(struct ioapic *ioapic, unsigned pin, bool high, uint32_t value)
 {
     uint64_t entry = ioapic->entry[pin];
-    uint64_t written = high ? (entry & UINT32_MAX) | (uint64_t)value << 32 : (entry & ~(uint64_t)UINT32_MAX) | value;
+    uint64_t written =
+        high ? (entry & UINT32_MAX) | (uint64_t)value << 32 : (entry & ~(uint64_t)UINT32_MAX) | value;
 
     entry = (entry & ~ENTRY_WRITABLE) | (written & ENTRY_WRITABLE);
     if ((entry & ENTRY_LEVEL) == 0) {

@@ -28,8 +28,8 @@ struct ioapic_message {
 
 struct ioapic {
     uint64_t entry[IOAPIC_PINS];
-    uint32_t lines;            /* levels of the inputs */
-    uint32_t pending;          /* edges that have not been delivered because the input was masked */
+    uint32_t lines;   /* levels of the inputs */
+    uint32_t pending; /* edges that have not been delivered because the input was masked */
     uint8_t select;
     uint8_t id;
     void (*deliver)(void *context, const struct ioapic_message *message);

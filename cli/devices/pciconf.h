@@ -1,6 +1,7 @@
 /* pciconf.h: the PCI configuration ports of a machine without a PCI bus.
  *
- * The address register at 0xcf8 can be read back, as probes expect of a PC; the data behind it is all ones. */
+ * The address register at 0xcf8 can be read back, as probes expect of a PC; the data behind it is all
+ * ones. */
 #ifndef CLI_DEVICES_PCICONF_H
 #define CLI_DEVICES_PCICONF_H
 

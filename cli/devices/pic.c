@@ -32,7 +32,7 @@ static unsigned chip_request(const struct pic_chip *chip, bool master)
     }
     /* Special fully nested mode: a slave in service may interrupt itself with something more urgent. */
     if (master && chip->special_nested) {
-        busy &= (uint8_t)~(1u << CASCADE);
+        busy &= (uint8_t) ~(1u << CASCADE);
     }
     unsigned wanted = chip_best(chip, chip->irr & (uint8_t)~chip->imr);
 
@@ -112,7 +112,7 @@ uint8_t pic_acknowledge(struct pic *pic)
     if (input == CASCADE && !pic->chip[0].single) {
         vector = (uint8_t)(pic->chip[1].vector + chip_acknowledge(&pic->chip[1], false));
         /* The cascade is a level to the master: it asks again if the slave has more. */
-        pic->chip[0].lines &= (uint8_t)~(1u << CASCADE);
+        pic->chip[0].lines &= (uint8_t) ~(1u << CASCADE);
     }
     pic_update(pic);
     return vector;
@@ -122,7 +122,7 @@ static void chip_initialise(struct pic_chip *chip, uint8_t icw1)
 {
     chip->imr = 0;
     chip->isr = 0;
-    chip->irr &= chip->level;    /* the edge detectors are cleared */
+    chip->irr &= chip->level; /* the edge detectors are cleared */
     chip->lowest = 7;
     chip->special_mask = false;
     chip->special_nested = false;
@@ -158,7 +158,7 @@ static void chip_end_of_interrupt(struct pic_chip *chip, uint8_t ocw2)
         }
         input = chip_input(chip, rank);
     }
-    chip->isr &= (uint8_t)~(1u << input);
+    chip->isr &= (uint8_t) ~(1u << input);
     if (rotate) {
         chip->lowest = (uint8_t)input;
     }
@@ -285,7 +285,7 @@ void pic_init(struct pic *pic, void (*intr)(void *context, bool level), void *co
     pic->context = context;
     for (unsigned i = 0; i < 2; i++) {
         pic->chip[i].lowest = 7;
-        pic->chip[i].vector = i == 0 ? 0x08 : 0x70;    /* where a PC's firmware puts them */
+        pic->chip[i].vector = i == 0 ? 0x08 : 0x70; /* where a PC's firmware puts them */
     }
     /* Timer, keyboard, cascade; clock and coprocessor are always edge-triggered. */
     pic->chip[0].level_mask = 0xf8;

@@ -1,4 +1,5 @@
-/* pic.h: the pair of 8259A interrupt controllers of a PC (Intel 8259A data sheet), with the edge/level registers. */
+/* pic.h: the pair of 8259A interrupt controllers of a PC (Intel 8259A data sheet), with the edge/level
+ * registers. */
 #ifndef CLI_DEVICES_PIC_H
 #define CLI_DEVICES_PIC_H
 
@@ -7,18 +8,18 @@
 
 struct pic_chip {
     uint8_t irr, isr, imr;
-    uint8_t lines;             /* levels of the inputs */
-    uint8_t level;             /* edge/level register: one bit per input, 1 = level */
-    uint8_t level_mask;        /* which bits of `level` can be set */
-    uint8_t vector;            /* ICW2 */
-    uint8_t lowest;            /* the input with the lowest priority */
-    uint8_t init_step;         /* 0: ready; 2 to 4: that ICW is expected */
+    uint8_t lines;      /* levels of the inputs */
+    uint8_t level;      /* edge/level register: one bit per input, 1 = level */
+    uint8_t level_mask; /* which bits of `level` can be set */
+    uint8_t vector;     /* ICW2 */
+    uint8_t lowest;     /* the input with the lowest priority */
+    uint8_t init_step;  /* 0: ready; 2 to 4: that ICW is expected */
     bool needs_icw4, single, auto_eoi, rotate_on_auto_eoi, special_mask, special_nested;
     bool read_isr, poll;
 };
 
 struct pic {
-    struct pic_chip chip[2];   /* master, slave */
+    struct pic_chip chip[2]; /* master, slave */
     bool output;
     /* INTR, the pair's output, changes. */
     void (*intr)(void *context, bool level);

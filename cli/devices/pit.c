@@ -5,7 +5,8 @@
 
 #define NS_PER_S UINT64_C(1000000000)
 
-/* If the host was away for longer than this many periods, the missed ticks are dropped instead of made up for. */
+/* If the host was away for longer than this many periods, the missed ticks are dropped instead of made up
+ * for. */
 #define PIT_MAX_CATCH_UP 16
 
 static uint64_t channel_ticks(const struct pit_channel *channel, uint64_t now)
@@ -110,7 +111,8 @@ static void pit_fire(void *context, uint64_t now)
     const struct pit_channel *channel = &pit->channel[0];
     uint64_t ticks = channel_ticks(channel, now);
 
-    /* A pulse: the interrupt controllers look for the rising edge, and the line stays up until the next one. */
+    /* A pulse: the interrupt controllers look for the rising edge, and the line stays up until the next
+     * one. */
     irq_set(&pit->irq, false);
     irq_set(&pit->irq, true);
     if (channel_periodic(channel)) {
@@ -142,7 +144,7 @@ static void pit_load(struct pit *pit, unsigned index, uint16_t value, uint64_t n
     channel->loaded = true;
     channel_restart(channel, now);
     if (channel->mode == 1 || channel->mode == 5) {
-        channel->running = false;    /* until the gate rises */
+        channel->running = false; /* until the gate rises */
     } else if (!channel->gate) {
         channel->running = false;
     }
@@ -222,7 +224,7 @@ static void pit_control(struct pit *pit, uint8_t value, uint64_t now)
     channel->access = (uint8_t)access;
     channel->mode = value >> 1 & 7;
     if (channel->mode > 5) {
-        channel->mode -= 4;    /* bit 2 is ignored in modes 2 and 3 */
+        channel->mode -= 4; /* bit 2 is ignored in modes 2 and 3 */
     }
     channel->bcd = (value & 1) != 0;
     channel->loaded = false;
@@ -309,7 +311,8 @@ uint64_t pit_speaker_read(void *device, uint64_t offset, unsigned size)
 {
     struct pit *pit = device;
     uint64_t now = pit->timers->now();
-    /* Bit 4 toggles with each memory refresh, every 15.085 microseconds; programs time short delays with it. */
+    /* Bit 4 toggles with each memory refresh, every 15.085 microseconds; programs time short delays with
+     * it. */
     bool refresh = (now / 15085 & 1) != 0;
 
     (void)offset;

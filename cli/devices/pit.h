@@ -1,6 +1,7 @@
 /* pit.h: the 8254 interval timer (Intel 8254 data sheet) and port 0x61, which gates its channel 2.
  *
- * No counter is ever stepped: each is a load time on the timers' clock, and everything read is derived from it. */
+ * No counter is ever stepped: each is a load time on the timers' clock, and everything read is derived from
+ * it. */
 #ifndef CLI_DEVICES_PIT_H
 #define CLI_DEVICES_PIT_H
 
@@ -13,18 +14,18 @@
 #define PIT_HZ 1193182u
 
 struct pit_channel {
-    uint8_t mode;              /* 0 to 5 */
-    uint8_t access;            /* 1 low byte, 2 high byte, 3 low then high */
+    uint8_t mode;   /* 0 to 5 */
+    uint8_t access; /* 1 low byte, 2 high byte, 3 low then high */
     bool bcd;
-    bool loaded;               /* a count has been written since the mode was set */
+    bool loaded; /* a count has been written since the mode was set */
     bool gate;
     bool running;
-    uint32_t count;            /* 1 to 0x10000, what one period counts down from */
-    uint64_t start;            /* when `ticks_before` was right */
-    uint64_t ticks_before;     /* ticks counted before `start`: a closed gate stops counting */
+    uint32_t count;        /* 1 to 0x10000, what one period counts down from */
+    uint64_t start;        /* when `ticks_before` was right */
+    uint64_t ticks_before; /* ticks counted before `start`: a closed gate stops counting */
     bool write_high, read_high;
     uint8_t write_low;
-    uint8_t latched_bytes;     /* how many bytes of `latch` are still to be read */
+    uint8_t latched_bytes; /* how many bytes of `latch` are still to be read */
     uint16_t latch;
     bool status_latched;
     uint8_t status;
@@ -32,11 +33,11 @@ struct pit_channel {
 
 struct pit {
     struct timers *timers;
-    struct timer timer;        /* the next rise of channel 0's output */
-    uint64_t risen;            /* the tick of channel 0's last rise */
+    struct timer timer; /* the next rise of channel 0's output */
+    uint64_t risen;     /* the tick of channel 0's last rise */
     struct irq_wire irq;
     struct pit_channel channel[3];
-    uint8_t speaker;           /* bits 0 and 1 of port 0x61 */
+    uint8_t speaker; /* bits 0 and 1 of port 0x61 */
 };
 
 void pit_init(struct pit *pit, struct timers *timers, struct irq_wire irq);

@@ -9,12 +9,7 @@
 /* The timer is 32 bits wide; its status is set each time that the top bit changes. */
 #define HALF_RANGE (UINT64_C(1) << 31)
 
-enum {
-    STATUS_TIMER = 0x0001,
-    CONTROL_SCI = 0x0001,
-    CONTROL_SLEEP = 0x2000,
-    CONTROL_SLEEP_TYPE_SHIFT = 10
-};
+enum { STATUS_TIMER = 0x0001, CONTROL_SCI = 0x0001, CONTROL_SLEEP = 0x2000, CONTROL_SLEEP_TYPE_SHIFT = 10 };
 
 static uint64_t pm_ticks(const struct pm *pm)
 {
@@ -31,7 +26,8 @@ static void pm_update(struct pm *pm)
     }
     irq_set(&pm->sci, (pm->status & pm->enable) != 0);
     if ((pm->enable & STATUS_TIMER) != 0) {
-        timer_set(&pm->overflow, pm->start + timers_scale_up((overflows + 1) * HALF_RANGE, NS_PER_S, PM_TIMER_HZ));
+        timer_set(&pm->overflow,
+                  pm->start + timers_scale_up((overflows + 1) * HALF_RANGE, NS_PER_S, PM_TIMER_HZ));
     } else {
         timer_stop(&pm->overflow);
     }

@@ -23,7 +23,7 @@ struct pm {
     struct timer overflow;
     struct irq_wire sci;
     uint64_t start;
-    uint64_t overflows_seen;   /* changes of the timer's top bit that the status has shown */
+    uint64_t overflows_seen; /* changes of the timer's top bit that the status has shown */
     uint16_t status, enable, control;
     void (*power_off)(void *context);
     void *context;

@@ -1,12 +1,7 @@
 /* reset.c: reset requests. */
 #include "reset.h"
 
-enum {
-    CONTROL_RESET_PROCESSOR = 0x04,
-    SYSTEM_RESET = 0x01,
-    SYSTEM_A20 = 0x02,
-    KEYBOARD_PULSE_RESET = 0xfe
-};
+enum { CONTROL_RESET_PROCESSOR = 0x04, SYSTEM_RESET = 0x01, SYSTEM_A20 = 0x02, KEYBOARD_PULSE_RESET = 0xfe };
 
 uint64_t reset_control_read(void *device, uint64_t offset, unsigned size)
 {

@@ -6,7 +6,8 @@
 
 #define NS_PER_S UINT64_C(1000000000)
 
-/* The update-in-progress bit is up for this long before each second (data sheet: 244 us and the update itself). */
+/* The update-in-progress bit is up for this long before each second (data sheet: 244 us and the update
+ * itself). */
 #define UPDATE_NS UINT64_C(2228000)
 
 enum {
@@ -134,7 +135,7 @@ static void rtc_write_time(struct rtc *rtc, unsigned reg, uint8_t value)
         tm.tm_hour = rtc_decode_hour(rtc, value);
         break;
     case REG_WEEKDAY:
-        return;    /* follows from the date */
+        return; /* follows from the date */
     case REG_DAY:
         tm.tm_mday = rtc_decode(rtc, value);
         break;
@@ -156,8 +157,8 @@ static void rtc_write_time(struct rtc *rtc, unsigned reg, uint8_t value)
 
 static bool rtc_is_time(unsigned reg)
 {
-    return reg == REG_SECONDS || reg == REG_MINUTES || (reg >= REG_HOURS && reg <= REG_YEAR && reg != REG_HOURS_ALARM) ||
-           reg == RTC_CENTURY;
+    return reg == REG_SECONDS || reg == REG_MINUTES ||
+           (reg >= REG_HOURS && reg <= REG_YEAR && reg != REG_HOURS_ALARM) || reg == RTC_CENTURY;
 }
 
 /* Register C: a cause is recorded in any case and asks for an interrupt when its bit in register B is set. */
@@ -305,7 +306,7 @@ void rtc_write(void *device, uint64_t offset, unsigned size, uint64_t value)
 
     (void)size;
     if (offset == 0) {
-        rtc->index = value & 0x7f;    /* bit 7 masks NMIs on a PC */
+        rtc->index = value & 0x7f; /* bit 7 masks NMIs on a PC */
     } else {
         rtc_write_register(rtc, rtc->index, (uint8_t)value);
     }
@@ -341,7 +342,7 @@ void rtc_init(struct rtc *rtc, struct timers *timers, uint64_t (*wall)(void), st
     rtc->timers = timers;
     rtc->wall = wall;
     rtc->irq = irq;
-    rtc->memory[REG_A] = 0x26;    /* 32.768 kHz, 1024 periodic interrupts a second */
+    rtc->memory[REG_A] = 0x26; /* 32.768 kHz, 1024 periodic interrupts a second */
     rtc->memory[REG_B] = B_24_HOURS;
     timer_add(&rtc->periodic, timers, rtc_periodic, rtc);
     timer_add(&rtc->second, timers, rtc_second, rtc);

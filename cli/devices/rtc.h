@@ -15,19 +15,20 @@
 
 struct rtc {
     struct timers *timers;
-    struct timer periodic;     /* the next periodic interrupt */
-    struct timer second;       /* the next update, while somebody waits for it */
+    struct timer periodic; /* the next periodic interrupt */
+    struct timer second;   /* the next update, while somebody waits for it */
     struct irq_wire irq;
-    uint64_t (*wall)(void);    /* host time in nanoseconds since 1970 */
-    int64_t offset;            /* seconds that the guest is ahead of the host */
-    int64_t frozen;            /* the guest's time while it holds updates (register B, SET) */
+    uint64_t (*wall)(void); /* host time in nanoseconds since 1970 */
+    int64_t offset;         /* seconds that the guest is ahead of the host */
+    int64_t frozen;         /* the guest's time while it holds updates (register B, SET) */
     uint8_t index;
     uint8_t memory[128];
 };
 
 void rtc_init(struct rtc *rtc, struct timers *timers, uint64_t (*wall)(void), struct irq_wire irq);
 
-/* Puts into CMOS what a firmware expects there: the sizes of memory below and above 4 GiB, and the processors. */
+/* Puts into CMOS what a firmware expects there: the sizes of memory below and above 4 GiB, and the
+ * processors. */
 void rtc_describe(struct rtc *rtc, uint64_t low_memory, uint64_t high_memory, unsigned cpus);
 
 /* Bus functions: ports 0x70 and 0x71. */

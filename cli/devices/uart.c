@@ -63,8 +63,8 @@ static bool uart_can_send(const struct uart *uart)
     return (uart->mcr & MCR_LOOP) != 0 || uart->line.room(uart->line.context) >= UART_FIFO_SIZE;
 }
 
-/* The most urgent interrupt that is enabled and pending, in the order of the data sheet's table. Data under the
- * trigger level counts as timed out at once: nothing is gained by letting the guest wait for it. */
+/* The most urgent interrupt that is enabled and pending, in the order of the data sheet's table. Data under
+ * the trigger level counts as timed out at once: nothing is gained by letting the guest wait for it. */
 static uint8_t uart_interrupt(const struct uart *uart)
 {
     if ((uart->ier & IER_LINE) != 0 && (uart->lsr & LSR_ERRORS) != 0) {
@@ -84,7 +84,8 @@ static uint8_t uart_interrupt(const struct uart *uart)
 
 static void uart_update(struct uart *uart)
 {
-    /* OUT2 gates the interrupt on every PC serial card. In loopback it is disconnected from the gate's input. */
+    /* OUT2 gates the interrupt on every PC serial card. In loopback it is disconnected from the gate's
+     * input. */
     bool gate = (uart->mcr & MCR_OUT2) != 0 && (uart->mcr & MCR_LOOP) == 0;
 
     irq_set(&uart->irq, gate && uart_interrupt(uart) != IIR_NONE);
@@ -96,7 +97,8 @@ static uint8_t uart_modem_status(const struct uart *uart)
         return MSR_CTS | MSR_DSR | MSR_CARRIER;
     }
     return (uint8_t)(((uart->mcr & MCR_RTS) != 0 ? MSR_CTS : 0) | ((uart->mcr & MCR_DTR) != 0 ? MSR_DSR : 0) |
-                     ((uart->mcr & MCR_OUT1) != 0 ? MSR_RING : 0) | ((uart->mcr & MCR_OUT2) != 0 ? MSR_CARRIER : 0));
+                     ((uart->mcr & MCR_OUT1) != 0 ? MSR_RING : 0) |
+                     ((uart->mcr & MCR_OUT2) != 0 ? MSR_CARRIER : 0));
 }
 
 static void uart_set_mcr(struct uart *uart, uint8_t value)
@@ -110,7 +112,7 @@ static void uart_set_mcr(struct uart *uart, uint8_t value)
 
     /* The ring indicator's delta is set by the trailing edge alone. */
     if ((after & MSR_RING) != 0) {
-        changed &= (uint8_t)~(MSR_RING >> 4);
+        changed &= (uint8_t) ~(MSR_RING >> 4);
     }
     uart->msr = after | (uart->msr & MSR_DELTAS) | changed;
     if (wanted == 0 && uart_wants(uart) != 0) {
@@ -268,7 +270,7 @@ void uart_write(void *device, uint64_t offset, unsigned size, uint64_t value)
         break;
     case REG_LSR:
     case REG_MSR:
-        break;    /* read-only outside of factory tests */
+        break; /* read-only outside of factory tests */
     default:
         uart->scr = byte;
         break;
@@ -284,8 +286,8 @@ unsigned uart_wants(const struct uart *uart)
     if (!listens || (uart->mcr & MCR_LOOP) != 0) {
         return 0;
     }
-    return uart_fifo_capacity(uart) - (uart->fifo_count < uart_fifo_capacity(uart) ? uart->fifo_count
-                                                                                  : uart_fifo_capacity(uart));
+    return uart_fifo_capacity(uart) -
+           (uart->fifo_count < uart_fifo_capacity(uart) ? uart->fifo_count : uart_fifo_capacity(uart));
 }
 
 void uart_receive(struct uart *uart, uint8_t byte)
@@ -307,7 +309,7 @@ void uart_init(struct uart *uart, struct irq_wire irq, struct uart_line line)
     memset(uart, 0, sizeof(*uart));
     uart->irq = irq;
     uart->line = line;
-    uart->dll = 1;    /* 115200 baud, as a firmware leaves it */
+    uart->dll = 1; /* 115200 baud, as a firmware leaves it */
     uart->lcr = 3;
     uart->msr = uart_modem_status(uart);
 }

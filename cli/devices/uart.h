@@ -1,6 +1,7 @@
 /* uart.h: a 16550A serial port (National Semiconductor PC16550D data sheet) on a byte sink and source.
  *
- * Sending takes no time: what the guest writes goes to `transmit` at once. The baud rate is kept and ignored. */
+ * Sending takes no time: what the guest writes goes to `transmit` at once. The baud rate is kept and
+ * ignored. */
 #ifndef CLI_DEVICES_UART_H
 #define CLI_DEVICES_UART_H
 
@@ -26,8 +27,8 @@ struct uart {
     uint8_t ier, fcr, lcr, mcr, lsr, msr, scr, dll, dlm;
     uint8_t fifo[UART_FIFO_SIZE];
     unsigned fifo_first, fifo_count;
-    bool thre_pending;       /* a transmitter-empty interrupt has not been seen yet */
-    unsigned silent_polls;   /* reads of LSR since the guest last sent a byte */
+    bool thre_pending;     /* a transmitter-empty interrupt has not been seen yet */
+    unsigned silent_polls; /* reads of LSR since the guest last sent a byte */
 };
 
 void uart_init(struct uart *uart, struct irq_wire irq, struct uart_line line);
@@ -36,9 +37,9 @@ void uart_init(struct uart *uart, struct irq_wire irq, struct uart_line line);
 uint64_t uart_read(void *device, uint64_t offset, unsigned size);
 void uart_write(void *device, uint64_t offset, unsigned size, uint64_t value);
 
-/* How many bytes uart_receive may be given now. Zero until the guest shows that it listens, by raising RTS, by
- * enabling the receive interrupt, or by polling LSR without sending: what comes earlier would be lost when a
- * driver starts and clears the FIFO. */
+/* How many bytes uart_receive may be given now. Zero until the guest shows that it listens, by raising RTS,
+ * by enabling the receive interrupt, or by polling LSR without sending: what comes earlier would be lost when
+ * a driver starts and clears the FIFO. */
 unsigned uart_wants(const struct uart *uart);
 void uart_receive(struct uart *uart, uint8_t byte);
 

@@ -12,7 +12,8 @@ bool firmware_load(struct memory *memory, const char *path, struct error *err)
     bool good = loader_read(path, &file, err);
 
     if (good && (file.size < 16 || file.size > ROM_MAX)) {
-        good = error_set(err, EXIT_FAILED, "%s: a firmware image has 16 bytes to 16 MiB, this one has %llu bytes", path,
+        good = error_set(err, EXIT_FAILED,
+                         "%s: a firmware image has 16 bytes to 16 MiB, this one has %llu bytes", path,
                          (unsigned long long)file.size);
     }
     good = good && memory_set_rom(memory, file.data, file.size, err);

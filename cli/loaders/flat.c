@@ -12,7 +12,8 @@ bool flat_load(const struct memory *memory, const char *path, uint64_t address, 
                          (unsigned long long)address);
     }
     if (address % 16 != 0) {
-        return error_set(err, EXIT_USAGE, "--flat: 0x%llx is not a multiple of 16, so no segment can start there",
+        return error_set(err, EXIT_USAGE,
+                         "--flat: 0x%llx is not a multiple of 16, so no segment can start there",
                          (unsigned long long)address);
     }
     good = loader_read(path, &file, err) && loader_copy(memory, &file, address, err);

@@ -33,11 +33,7 @@ enum {
     PARAM_E820 = 0x2d0
 };
 
-enum {
-    LOADER_UNDEFINED = 0xff,
-    LOADED_HIGH = 0x01,
-    XLOAD_KERNEL_64 = 0x01
-};
+enum { LOADER_UNDEFINED = 0xff, LOADED_HIGH = 0x01, XLOAD_KERNEL_64 = 0x01 };
 
 #define ENTRY_64 0x200
 #define BOOT_PARAMS_SIZE 4096
@@ -54,7 +50,7 @@ enum {
 
 struct linux_image {
     struct loader_file file;
-    uint64_t code;             /* offset of the protected-mode part in the file */
+    uint64_t code; /* offset of the protected-mode part in the file */
     uint64_t alignment, preferred, init_size, initrd_max, command_line_max;
     bool relocatable;
     uint64_t load;
@@ -85,14 +81,16 @@ static bool linux_parse(struct linux_image *image, struct error *err)
     unsigned version = (unsigned)get(data, HEADER_VERSION, 2);
 
     if (version < 0x20c || (get(data, HEADER_XLOAD_FLAGS, 2) & XLOAD_KERNEL_64) == 0) {
-        return error_set(err, EXIT_FAILED, "%s: not a 64-bit Linux kernel (boot protocol %u.%02u, no 64-bit entry)",
-                         file->path, version >> 8, version & 0xff);
+        return error_set(err, EXIT_FAILED,
+                         "%s: not a 64-bit Linux kernel (boot protocol %u.%02u, no 64-bit entry)", file->path,
+                         version >> 8, version & 0xff);
     }
     uint64_t sectors = get(data, HEADER_SETUP_SECTORS, 1);
 
     image->code = ((sectors == 0 ? 4 : sectors) + 1) * 512;
     if (image->code + ENTRY_64 >= file->size) {
-        return error_set(err, EXIT_FAILED, "%s: the file is cut off: it ends within its setup part", file->path);
+        return error_set(err, EXIT_FAILED, "%s: the file is cut off: it ends within its setup part",
+                         file->path);
     }
     image->alignment = get(data, HEADER_ALIGNMENT, 4);
     image->preferred = get(data, HEADER_PREFERRED, 8);
@@ -112,16 +110,18 @@ static bool linux_place(struct linux_image *image, const struct memory *memory, 
     uint64_t lowest = MEMORY_MIB;
 
     image->load = image->preferred;
-    if (memory_at(memory, image->load, image->init_size) == NULL && image->relocatable && image->alignment != 0) {
+    if (memory_at(memory, image->load, image->init_size) == NULL && image->relocatable &&
+        image->alignment != 0) {
         lowest = (lowest + image->alignment - 1) / image->alignment * image->alignment;
         image->load = lowest;
     }
     if (image->load < MEMORY_MIB || memory_at(memory, image->load, image->init_size) == NULL) {
-        return error_set(err, EXIT_FAILED,
-                         "%s: the kernel needs %llu MiB at 0x%llx, but the guest has %llu MiB; give more --memory",
-                         image->file.path, (unsigned long long)(image->init_size / MEMORY_MIB + 1),
-                         (unsigned long long)image->load,
-                         (unsigned long long)((memory->low_size + memory->high_size) / MEMORY_MIB));
+        return error_set(
+            err, EXIT_FAILED,
+            "%s: the kernel needs %llu MiB at 0x%llx, but the guest has %llu MiB; give more --memory",
+            image->file.path, (unsigned long long)(image->init_size / MEMORY_MIB + 1),
+            (unsigned long long)image->load,
+            (unsigned long long)((memory->low_size + memory->high_size) / MEMORY_MIB));
     }
     memcpy(memory_at(memory, image->load, image->file.size - image->code), image->file.data + image->code,
            image->file.size - image->code);
@@ -155,11 +155,12 @@ static bool linux_set_initrd(const struct linux_image *image, const struct memor
         uint64_t at = file.size < top ? (top - file.size) & ~(MEMORY_PAGE - 1) : 0;
 
         if (at < floor) {
-            good = error_set(err, EXIT_FAILED,
-                             "%s: the initrd of %llu MiB does not fit above the kernel, which ends at 0x%llx, into the "
-                             "guest's memory of %llu MiB; give more --memory",
-                             path, (unsigned long long)(file.size / MEMORY_MIB + 1), (unsigned long long)floor,
-                             (unsigned long long)((memory->low_size + memory->high_size) / MEMORY_MIB));
+            good = error_set(
+                err, EXIT_FAILED,
+                "%s: the initrd of %llu MiB does not fit above the kernel, which ends at 0x%llx, into the "
+                "guest's memory of %llu MiB; give more --memory",
+                path, (unsigned long long)(file.size / MEMORY_MIB + 1), (unsigned long long)floor,
+                (unsigned long long)((memory->low_size + memory->high_size) / MEMORY_MIB));
         } else {
             good = loader_copy(memory, &file, at, err);
             put(params, HEADER_INITRD, 4, at);
@@ -170,14 +171,14 @@ static bool linux_set_initrd(const struct linux_image *image, const struct memor
     return good;
 }
 
-static bool linux_set_command_line(const struct linux_image *image, const struct memory *memory, const char *append,
-                                   uint8_t *params, struct error *err)
+static bool linux_set_command_line(const struct linux_image *image, const struct memory *memory,
+                                   const char *append, uint8_t *params, struct error *err)
 {
     size_t length = strlen(append);
 
     if (length > image->command_line_max || length >= 0x10000) {
-        return error_set(err, EXIT_FAILED, "--append: %zu characters, but %s takes %llu", length, image->file.path,
-                         (unsigned long long)image->command_line_max);
+        return error_set(err, EXIT_FAILED, "--append: %zu characters, but %s takes %llu", length,
+                         image->file.path, (unsigned long long)image->command_line_max);
     }
     memcpy(memory_at(memory, COMMAND_LINE_AT, length + 1), append, length + 1);
     put(params, HEADER_COMMAND_LINE, 4, COMMAND_LINE_AT);
@@ -232,9 +233,9 @@ static void linux_set_start(const struct linux_image *image, const struct memory
     start_set_segment(start, WHvX64RegisterCs, BOOT_CS, 0, 0xffffffff, 0xa09b);
     start_set_flat_data(start, BOOT_DS);
     start_set(start, WHvX64RegisterCr3, linux_build_page_tables(memory));
-    start_set(start, WHvX64RegisterCr4, 0x20);               /* PAE */
-    start_set(start, WHvX64RegisterEfer, 0x500);             /* LME, LMA */
-    start_set(start, WHvX64RegisterCr0, 0x80000011);         /* PG, ET, PE */
+    start_set(start, WHvX64RegisterCr4, 0x20);       /* PAE */
+    start_set(start, WHvX64RegisterEfer, 0x500);     /* LME, LMA */
+    start_set(start, WHvX64RegisterCr0, 0x80000011); /* PG, ET, PE */
     start_set(start, WHvX64RegisterRflags, 0x2);
     start_set(start, WHvX64RegisterRsi, BOOT_PARAMS_AT);
     start_set(start, WHvX64RegisterRip, image->load + ENTRY_64);

@@ -71,10 +71,11 @@ bool loader_copy(const struct memory *memory, const struct loader_file *file, ui
     void *place = memory_at(memory, gpa, file->size);
 
     if (place == NULL) {
-        return error_set(err, EXIT_FAILED,
-                         "%s: %llu KiB at 0x%llx do not fit into the guest's memory of %llu MiB; give more --memory",
-                         file->path, (unsigned long long)((file->size + 1023) / 1024), (unsigned long long)gpa,
-                         (unsigned long long)((memory->low_size + memory->high_size) / MEMORY_MIB));
+        return error_set(
+            err, EXIT_FAILED,
+            "%s: %llu KiB at 0x%llx do not fit into the guest's memory of %llu MiB; give more --memory",
+            file->path, (unsigned long long)((file->size + 1023) / 1024), (unsigned long long)gpa,
+            (unsigned long long)((memory->low_size + memory->high_size) / MEMORY_MIB));
     }
     memcpy(place, file->data, file->size);
     return true;

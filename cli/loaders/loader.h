@@ -20,11 +20,12 @@ bool loader_read(const char *path, struct loader_file *file, struct error *err);
 void loader_release(struct loader_file *file);
 
 /* Copies FILE to GPA; the error names the file, the place and the memory that there is. */
-bool loader_copy(const struct memory *memory, const struct loader_file *file, uint64_t gpa, struct error *err);
+bool loader_copy(const struct memory *memory, const struct loader_file *file, uint64_t gpa,
+                 struct error *err);
 
 struct linux_options {
     const char *kernel;
-    const char *initrd;        /* or NULL */
+    const char *initrd; /* or NULL */
     const char *append;
     unsigned cpus;
 };
@@ -33,8 +34,8 @@ struct linux_options {
 bool linux_load(const struct memory *memory, const struct linux_options *options, struct start *start,
                 struct error *err);
 
-/* A BIOS image: it ends at 4 GiB, and its last 128 KiB are also the end of the first MiB. The processor starts
- * at its reset vector. */
+/* A BIOS image: it ends at 4 GiB, and its last 128 KiB are also the end of the first MiB. The processor
+ * starts at its reset vector. */
 bool firmware_load(struct memory *memory, const char *path, struct error *err);
 
 /* A flat 16-bit binary at ADDRESS below 1 MiB, entered at its first byte in real mode. */
@@ -43,7 +44,7 @@ bool flat_load(const struct memory *memory, const char *path, uint64_t address, 
 
 struct multiboot_options {
     const char *kernel;
-    const char *append;        /* or NULL */
+    const char *append; /* or NULL */
     const char *const *modules;
     unsigned module_count;
     unsigned cpus;

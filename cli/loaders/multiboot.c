@@ -63,8 +63,9 @@ static void *multiboot_take(struct multiboot_area *area, uint64_t size, uint64_t
 
 static bool multiboot_no_room(const struct multiboot_area *area, const char *what, struct error *err)
 {
-    return error_set(err, EXIT_FAILED, "%s: no room above 0x%llx in the guest's memory of %llu MiB; give more --memory",
-                     what, (unsigned long long)area->next,
+    return error_set(err, EXIT_FAILED,
+                     "%s: no room above 0x%llx in the guest's memory of %llu MiB; give more --memory", what,
+                     (unsigned long long)area->next,
                      (unsigned long long)((area->memory->low_size + area->memory->high_size) / MEMORY_MIB));
 }
 
@@ -80,12 +81,14 @@ static bool multiboot_check_header(const struct loader_file *file, struct error 
             uint32_t unknown = header[1] & NEEDS_MASK & ~(NEEDS_KNOWN | NEEDS_VIDEO);
 
             /* A kernel that asks for a video mode is told by the information's flags that there is none. */
-            return unknown == 0 || error_set(err, EXIT_FAILED, "%s: its Multiboot header needs features 0x%x that "
-                                             "are not there", file->path, unknown);
+            return unknown == 0 || error_set(err, EXIT_FAILED,
+                                             "%s: its Multiboot header needs features 0x%x that "
+                                             "are not there",
+                                             file->path, unknown);
         }
     }
-    return error_set(err, EXIT_FAILED, "%s: not a Multiboot kernel (no header in the first %d bytes)", file->path,
-                     HEADER_SEARCH);
+    return error_set(err, EXIT_FAILED, "%s: not a Multiboot kernel (no header in the first %d bytes)",
+                     file->path, HEADER_SEARCH);
 }
 
 static bool multiboot_load_segment(const struct memory *memory, const struct loader_file *file,
@@ -96,13 +99,15 @@ static bool multiboot_load_segment(const struct memory *memory, const struct loa
 
     if (segment->p_filesz > segment->p_memsz || segment->p_offset > file->size ||
         segment->p_filesz > file->size - segment->p_offset) {
-        return error_set(err, EXIT_FAILED, "%s: the file is damaged: a segment lies outside of it", file->path);
+        return error_set(err, EXIT_FAILED, "%s: the file is damaged: a segment lies outside of it",
+                         file->path);
     }
     if (place == NULL) {
-        return error_set(err, EXIT_FAILED,
-                         "%s: its segment at 0x%x-0x%llx is outside the guest's memory of %llu MiB; give more --memory",
-                         file->path, segment->p_paddr, (unsigned long long)end,
-                         (unsigned long long)((memory->low_size + memory->high_size) / MEMORY_MIB));
+        return error_set(
+            err, EXIT_FAILED,
+            "%s: its segment at 0x%x-0x%llx is outside the guest's memory of %llu MiB; give more --memory",
+            file->path, segment->p_paddr, (unsigned long long)end,
+            (unsigned long long)((memory->low_size + memory->high_size) / MEMORY_MIB));
     }
     memcpy(place, file->data + segment->p_offset, segment->p_filesz);
     memset(place + segment->p_filesz, 0, segment->p_memsz - segment->p_filesz);
@@ -122,7 +127,8 @@ static bool multiboot_load_elf(const struct memory *memory, const struct loader_
         return error_set(err, EXIT_FAILED, "%s: not an ELF file", file->path);
     }
     memcpy(&elf, file->data, sizeof(elf));
-    if (elf.e_ident[EI_CLASS] != ELFCLASS32 || elf.e_machine != EM_386 || elf.e_phentsize < sizeof(Elf32_Phdr)) {
+    if (elf.e_ident[EI_CLASS] != ELFCLASS32 || elf.e_machine != EM_386 ||
+        elf.e_phentsize < sizeof(Elf32_Phdr)) {
         return error_set(err, EXIT_FAILED, "%s: not a 32-bit x86 ELF file", file->path);
     }
     if (elf.e_phoff > file->size || (uint64_t)elf.e_phnum * elf.e_phentsize > file->size - elf.e_phoff) {
@@ -143,8 +149,8 @@ static bool multiboot_load_elf(const struct memory *memory, const struct loader_
     return true;
 }
 
-static bool multiboot_put_string(struct multiboot_area *area, const char *first, const char *second, uint32_t *gpa,
-                                 struct error *err)
+static bool multiboot_put_string(struct multiboot_area *area, const char *first, const char *second,
+                                 uint32_t *gpa, struct error *err)
 {
     size_t length = strlen(first) + strlen(second) + 2;
     char *place = multiboot_take(area, length, 4, gpa);
@@ -156,8 +162,8 @@ static bool multiboot_put_string(struct multiboot_area *area, const char *first,
     return true;
 }
 
-static bool multiboot_put_module(struct multiboot_area *area, const char *path, struct multiboot_module *module,
-                                 struct error *err)
+static bool multiboot_put_module(struct multiboot_area *area, const char *path,
+                                 struct multiboot_module *module, struct error *err)
 {
     struct loader_file file;
     bool good = loader_read(path, &file, err);
@@ -199,8 +205,8 @@ static bool multiboot_put_map(struct multiboot_area *area, struct multiboot_info
     return true;
 }
 
-static bool multiboot_put_info(struct multiboot_area *area, const struct multiboot_options *options, uint32_t *gpa,
-                               struct error *err)
+static bool multiboot_put_info(struct multiboot_area *area, const struct multiboot_options *options,
+                               uint32_t *gpa, struct error *err)
 {
     const char *append = options->append != NULL ? options->append : "";
     struct multiboot_module *modules;
@@ -235,7 +241,8 @@ static bool multiboot_put_info(struct multiboot_area *area, const struct multibo
     return true;
 }
 
-static void multiboot_set_start(const struct memory *memory, uint32_t entry, uint32_t info, struct start *start)
+static void multiboot_set_start(const struct memory *memory, uint32_t entry, uint32_t info,
+                                struct start *start)
 {
     static const uint64_t gdt[] = {0, UINT64_C(0x00cf9b000000ffff), UINT64_C(0x00cf93000000ffff)};
 
@@ -243,7 +250,7 @@ static void multiboot_set_start(const struct memory *memory, uint32_t entry, uin
     start_set_table(start, WHvX64RegisterGdtr, GDT_AT, sizeof(gdt) - 1);
     start_set_segment(start, WHvX64RegisterCs, 0x08, 0, 0xffffffff, 0xc09b);
     start_set_flat_data(start, 0x10);
-    start_set(start, WHvX64RegisterCr0, 0x11);    /* ET, PE */
+    start_set(start, WHvX64RegisterCr0, 0x11); /* ET, PE */
     start_set(start, WHvX64RegisterRflags, 0x2);
     start_set(start, WHvX64RegisterRax, LOADER_MAGIC);
     start_set(start, WHvX64RegisterRbx, info);
