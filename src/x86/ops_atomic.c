@@ -1,6 +1,8 @@
 // XCHG, XADD, CMPXCHG, CMPXCHG8B, CMPXCHG16B (SDM vol. 2).
 #include "x86/ops_forms.h"
 
+bool x86_emit_nop(struct x86_emit *e, unsigned parameter);      // ops_misc.c
+
 struct exchange_row { insn_fn r, m, lock_m; };
 
 // XCHG with memory is locked with or without the prefix.
@@ -46,7 +48,7 @@ struct exchange_row { insn_fn r, m, lock_m; };
     EXCHANGE_ADD_MEMORY(xadd##bits##_m, bits, suffix, "")                                                    \
     EXCHANGE_ADD_MEMORY(xadd##bits##_lock_m, bits, suffix, "lock ")
 
-// The host works on the whole accumulator, so that what happens to its upper part is the host's doing too.
+// The host works on whole registers, so that what happens to their upper parts is the host's doing too.
 #define COMPARE_EXCHANGE_MEMORY(name, bits, suffix, lock)                                                    \
     GENERAL_HANDLER(name,                                                                                    \
         AT(lin, bits / 8, X86_READ | X86_WRITE);                                                             \
@@ -60,24 +62,29 @@ struct exchange_row { insn_fn r, m, lock_m; };
         EDITED();                                                                                            \
         NEXT(cpu, i);)
 
-#define COMPARE_EXCHANGE(bits, suffix, modifier)                                                             \
+#define COMPARE_EXCHANGE_REGISTER(bits, suffix, whole, operand, write)                                       \
     HANDLER(cmpxchg##bits##_r,                                                                               \
         uint64_t rax = R64(OFFSET_RAX);                                                                      \
         uint64_t accumulator;                                                                                \
-        uint##bits##_t a = R##bits(i->dst);                                                                  \
-        asm("cmpxchg" #suffix " %3, %0\n\tmovq %%rax, %1" FLAGS_OUT                                          \
+        uint##whole##_t a = R##whole(i->dst);                                                                \
+        asm("cmpxchg" #suffix " %3, " operand "\n\tmovq %%rax, %1" FLAGS_OUT                                 \
             : "+&r"(a), "=&r"(accumulator), "+&a"(rax) : "r"(R##bits(i->src)) : "cc");                       \
         cpu->oszapc = (uint16_t)rax;                                                                         \
         R64(OFFSET_RAX) = accumulator;                                                                       \
-        if (i->dst != OFFSET_RAX || (rax & X86_HOST_ZF))                                                     \
-            W##bits(i->dst, a);                                                                              \
-        NEXT(cpu, i);)                                                                                       \
+        write(i->dst, a);                                                                                    \
+        NEXT(cpu, i);)
+
+#define COMPARE_EXCHANGE(bits, suffix, ...)                                                                  \
     COMPARE_EXCHANGE_MEMORY(cmpxchg##bits##_m, bits, suffix, "")                                             \
     COMPARE_EXCHANGE_MEMORY(cmpxchg##bits##_lock_m, bits, suffix, "lock ")
 
 FOR_SIZES(EXCHANGE, xchg)
 FOR_SIZES(EXCHANGE_ADD, xadd)
 FOR_SIZES(COMPARE_EXCHANGE, cmpxchg)
+COMPARE_EXCHANGE_REGISTER(8, b, 8, "%0", W8)
+COMPARE_EXCHANGE_REGISTER(16, w, 64, "%w0", W64)
+COMPARE_EXCHANGE_REGISTER(32, l, 64, "%k0", W64)
+COMPARE_EXCHANGE_REGISTER(64, q, 64, "%q0", W64)
 
 enum { EXCHANGE_XCHG, EXCHANGE_XADD, EXCHANGE_CMPXCHG };
 
@@ -107,6 +114,19 @@ bool x86_emit_exchange(struct x86_emit *e, unsigned op)
     }
     e->insn->dst = x86_emit_gpr(to->reg.value);
     return !lock && x86_emit_fn(e, row->r);
+}
+
+// F3 90 is PAUSE, but with REX.B it is an XCHG with R8 and nothing is left of the prefix.
+bool x86_emit_pause(struct x86_emit *e, unsigned parameter)
+{
+    (void)parameter;
+    static const insn_fn exchange[] = { [2] = xchg16_r, [4] = xchg32_r, [8] = xchg64_r };
+    if (!e->z->raw.rex.B)
+        return x86_emit_nop(e, 0);
+    e->insn->dst = OFFSET_RAX;
+    e->insn->src = 8 * X86_R8;
+    unsigned narrow = e->z->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE ? 2 : 4;
+    return x86_emit_fn(e, exchange[e->z->raw.rex.W ? 8 : narrow]);
 }
 
 // ---- Double width -----------------------------------------------------------------------------------------
