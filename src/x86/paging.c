@@ -1,0 +1,275 @@
+// The page walk: from a linear to a guest-physical address with rights, accessed and dirty bits (SDM vol. 3A 4).
+#include "x86/system.h"
+
+#include <stdatomic.h>
+
+#include "x86/decode.h"
+
+#define PTE_P 0x001u
+#define PTE_W 0x002u
+#define PTE_U 0x004u
+#define PTE_A 0x020u
+#define PTE_D 0x040u
+#define PTE_PS 0x080u
+#define PTE_G 0x100u
+#define PTE_NX (1ull << 63)
+#define PTE_ADDRESS 0x000ffffffffff000ull
+
+#define ERROR_P 0x01u
+#define ERROR_W 0x02u
+#define ERROR_U 0x04u
+#define ERROR_RSVD 0x08u
+#define ERROR_I 0x10u
+
+// One entry that the walk went through: where it lies, and what it held.
+struct entry {
+    void *host;
+    uint64_t gpa;
+    uint64_t value;
+    bool wide;          // 8 bytes, else 4
+    bool writable;      // the memory that it lies in
+};
+
+struct walk {
+    struct x86_cpu *cpu;
+    uint64_t linear;
+    unsigned access;
+    bool user;                  // a user-mode access
+    bool nx;                    // EFER.NXE: the NX bit means something, and is not reserved
+    struct entry entry[4];
+    unsigned entries;
+    struct x86_walk_result r;
+};
+
+static bool walk_missing(struct walk *w, uint64_t gpa, bool write)
+{
+    w->r.missing = true;
+    w->r.missing_gpa = gpa;
+    w->r.missing_write = write;
+    return false;
+}
+
+static bool walk_fault(struct walk *w, uint32_t cause)
+{
+    uint32_t error = cause;
+    if (w->access & X86_WRITE)
+        error |= ERROR_W;
+    if (w->user)
+        error |= ERROR_U;
+    // Bit 4 is there only where a fetch can be told from a read (SDM vol. 3A 4.7).
+    bool fetch_known = (w->cpu->cr4 & X86_CR4_SMEP) || w->nx;
+    if ((w->access & X86_EXECUTE) && fetch_known)
+        error |= ERROR_I;
+    w->r.error = error;
+    return false;
+}
+
+// Read the next level's entry. Another processor may be changing it: one access.
+static bool walk_read(struct walk *w, uint64_t gpa, bool wide)
+{
+    struct x86_page page = { 0 };
+    struct entry *e = &w->entry[w->entries];
+    w->cpu->bus->page(w->cpu, gpa & ~X86_PAGE_MASK, &page);
+    if (!page.host || !page.read || page.device)
+        return walk_missing(w, gpa, false);
+    e->host = page.host + (gpa & X86_PAGE_MASK);
+    e->gpa = gpa;
+    e->wide = wide;
+    e->writable = page.write;
+    if (wide)
+        e->value = atomic_load_explicit((_Atomic uint64_t *)e->host, memory_order_relaxed);
+    else
+        e->value = atomic_load_explicit((_Atomic uint32_t *)e->host, memory_order_relaxed);
+    w->entries++;
+    if (!(e->value & PTE_P))
+        return walk_fault(w, 0);
+    return true;
+}
+
+// Take an entry's rights into the result; `reserved` are the bits that must be clear.
+static bool walk_take(struct walk *w, uint64_t reserved)
+{
+    uint64_t value = w->entry[w->entries - 1].value;
+    if (value & reserved)
+        return walk_fault(w, ERROR_P | ERROR_RSVD);
+    w->r.t.user &= (value & PTE_U) != 0;
+    w->r.t.write &= (value & PTE_W) != 0;
+    if (w->nx && (value & PTE_NX))
+        w->r.t.execute = false;
+    return true;
+}
+
+static bool walk_leaf(struct walk *w, uint64_t value, uint64_t frame, unsigned shift)
+{
+    uint64_t offset = (1ull << shift) - 1;
+    w->r.t.page_shift = (uint8_t)shift;
+    w->r.t.gpa = (frame & ~offset) | (w->linear & offset);
+    w->r.t.dirty = (value & PTE_D) != 0;
+    w->r.t.global = (value & PTE_G) && (w->cpu->cr4 & X86_CR4_PGE);
+    return true;
+}
+
+// 32-bit paging, with 4 MiB pages and 40-bit physical addresses in them (SDM vol. 3A 4.3).
+static bool walk_legacy(struct walk *w)
+{
+    const struct x86_cpu *cpu = w->cpu;
+    if (!walk_read(w, (cpu->cr3 & 0xfffff000) | (w->linear >> 22 & 0x3ff) << 2, false))
+        return false;
+    uint64_t pde = w->entry[0].value;
+    if ((pde & PTE_PS) && (cpu->cr4 & X86_CR4_PSE)) {
+        uint64_t reserved = 1u << 21;
+        if (x86_has_feature(cpu, X86_FEATURE_PSE36)) {
+            if (cpu->physical_bits < 40)        // bits 20:13 hold address bits 39:32
+                reserved |= 0x1fe000u & ~((1u << (13 + (cpu->physical_bits - 32))) - 1);
+        } else {
+            reserved |= 0x1fe000;
+        }
+        if (!walk_take(w, reserved))
+            return false;
+        return walk_leaf(w, pde, (pde & 0xffc00000) | (pde & 0x1fe000) << 19, 22);
+    }
+    if (!walk_take(w, 0) || !walk_read(w, (pde & 0xfffff000) | (w->linear >> 12 & 0x3ff) << 2, false)
+        || !walk_take(w, 0))
+        return false;
+    uint64_t pte = w->entry[1].value;
+    return walk_leaf(w, pte, pte & 0xfffff000, 12);
+}
+
+// PAE and 4-level paging from the level whose entries map 1 GiB or, for PAE, 2 MiB downwards (SDM vol. 3A 4.4, 4.5).
+static bool walk_wide(struct walk *w, uint64_t table, unsigned shift, uint64_t reserved)
+{
+    for (;; shift -= 9) {
+        if (!walk_read(w, table | (w->linear >> shift & 0x1ff) << 3, true))
+            return false;
+        uint64_t value = w->entry[w->entries - 1].value;
+        bool large = (value & PTE_PS) && shift != 12;
+        uint64_t bad = reserved;
+        if (shift == 39 || (shift == 30 && !x86_has_feature(w->cpu, X86_FEATURE_GBPAGES)))
+            bad |= PTE_PS;
+        else if (large)
+            bad |= ((1ull << shift) - 1) & ~0x1fffull;      // bit 12 is PAT
+        if (!walk_take(w, bad))
+            return false;
+        if (large || shift == 12)
+            return walk_leaf(w, value, value & PTE_ADDRESS, shift);
+        table = value & PTE_ADDRESS;
+    }
+}
+
+static bool walk_levels(struct walk *w)
+{
+    const struct x86_cpu *cpu = w->cpu;
+    uint64_t reserved = PTE_ADDRESS & ~((1ull << cpu->physical_bits) - 1);
+    if (!w->nx)
+        reserved |= PTE_NX;
+    if (cpu->efer & X86_EFER_LMA)
+        return walk_wide(w, cpu->cr3 & PTE_ADDRESS, 39, reserved);
+    if (!(cpu->cr4 & X86_CR4_PAE))
+        return walk_legacy(w);
+    uint64_t pdpte = cpu->pdpte[w->linear >> 30 & 3];
+    if (!(pdpte & PTE_P))
+        return walk_fault(w, 0);
+    return walk_wide(w, pdpte & PTE_ADDRESS, 21, reserved | 0x7ff0000000000000ull);
+}
+
+// SDM vol. 3A 4.6.1
+static bool walk_permitted(struct walk *w)
+{
+    const struct x86_cpu *cpu = w->cpu;
+    const struct x86_translation *t = &w->r.t;
+    bool ok = true;
+    if (w->access & X86_EXECUTE)
+        ok = t->execute && (w->user ? t->user : !(t->user && (cpu->cr4 & X86_CR4_SMEP)));
+    if (w->access & (X86_READ | X86_WRITE)) {
+        if (w->user)
+            ok &= t->user;
+        else if (t->user && (cpu->cr4 & X86_CR4_SMAP))
+            ok &= !(w->access & X86_IMPLICIT) && (cpu->rflags & X86_AC);
+        if (w->access & X86_WRITE)
+            ok &= t->write || (!w->user && !(cpu->cr0 & X86_CR0_WP));
+    }
+    return ok || walk_fault(w, ERROR_P);
+}
+
+enum mark { MARK_DONE, MARK_AGAIN, MARK_MISSING };
+
+// Set accessed and dirty bits. An entry that changed since it was read makes the walk start again (SDM vol. 3A 4.8).
+static enum mark walk_mark(struct walk *w)
+{
+    for (unsigned n = 0; n < w->entries; n++) {
+        struct entry *e = &w->entry[n];
+        bool leaf = n == w->entries - 1;
+        uint64_t want = e->value | PTE_A | (leaf && (w->access & X86_WRITE) ? PTE_D : 0);
+        if (want == e->value)
+            continue;
+        if (!e->writable) {
+            walk_missing(w, e->gpa, true);
+            return MARK_MISSING;
+        }
+        bool same;
+        if (e->wide) {
+            uint64_t seen = e->value;
+            same = atomic_compare_exchange_strong((_Atomic uint64_t *)e->host, &seen, want);
+        } else {
+            uint32_t seen = (uint32_t)e->value;
+            same = atomic_compare_exchange_strong((_Atomic uint32_t *)e->host, &seen, (uint32_t)want);
+        }
+        if (!same)
+            return MARK_AGAIN;
+        if (leaf)
+            w->r.t.dirty = (want & PTE_D) != 0;
+    }
+    return MARK_DONE;
+}
+
+struct x86_walk_result x86_walk(struct x86_cpu *cpu, uint64_t linear, unsigned access, unsigned flags)
+{
+    struct walk w = { .cpu = cpu, .linear = linear, .access = access };
+    w.user = cpu->cpl == 3 && !(access & X86_IMPLICIT);
+    w.nx = (cpu->efer & X86_EFER_NXE) && (cpu->cr4 & X86_CR4_PAE);
+    if (!(cpu->efer & X86_EFER_LMA))
+        w.linear &= 0xffffffff;
+    for (;;) {
+        w.entries = 0;
+        w.r = (struct x86_walk_result){ .t = { .user = true, .write = true, .execute = true, .dirty = true,
+                                               .page_shift = 12, .gpa = w.linear } };
+        if (!(cpu->cr0 & X86_CR0_PG)) {
+            w.r.ok = true;
+            return w.r;
+        }
+        if (!walk_levels(&w) || (!(flags & X86_WALK_IGNORE_RIGHTS) && !walk_permitted(&w)))
+            return w.r;
+        enum mark mark = flags & X86_WALK_MARK ? walk_mark(&w) : MARK_DONE;
+        if (mark == MARK_AGAIN)
+            continue;
+        w.r.ok = mark == MARK_DONE;
+        return w.r;
+    }
+}
+
+bool x86_load_pdptes(struct x86_cpu *cpu, uint64_t cr3)
+{
+    uint64_t pdpte[4];
+    uint64_t table = cr3 & 0xffffffe0;
+    struct x86_page page = { 0 };
+    cpu->bus->page(cpu, table & ~X86_PAGE_MASK, &page);
+    if (!page.host || !page.read || page.device) {
+        cpu->exit.kind = X86_EXIT_MEMORY;
+        cpu->exit.memory.gpa = table;
+        cpu->exit.memory.gva_valid = false;
+        cpu->exit.memory.access = X86_READ;
+        cpu->exit.memory.unmapped = !page.host;
+        cpu->leave = X86_LEAVE_EXIT;
+        return false;
+    }
+    // Bits 2:1 and 8:5 and those above the physical width are reserved (SDM vol. 3A table 4-8).
+    uint64_t reserved = 0x1e6 | ~((1ull << cpu->physical_bits) - 1);
+    for (unsigned n = 0; n < 4; n++) {
+        pdpte[n] = atomic_load((_Atomic uint64_t *)(page.host + (table & X86_PAGE_MASK) + 8 * n));
+        if ((pdpte[n] & PTE_P) && (pdpte[n] & reserved))
+            return x86_fault(cpu, X86_GP, 0);
+    }
+    for (unsigned n = 0; n < 4; n++)
+        cpu->pdpte[n] = pdpte[n];
+    return true;
+}
