@@ -23,6 +23,7 @@ static uint64_t monotonic_ns(void)
 // A pair of readings taken as close together as can be had.
 static void sample(uint64_t *tsc, uint64_t *ns)
 {
+    *tsc = *ns = 0;
     uint64_t best = UINT64_MAX;
     for (int n = 0; n < 16; n++) {
         uint64_t before = __rdtsc();
