@@ -58,6 +58,12 @@ void x86_emit_memory(struct x86_emit *e, const ZydisDecodedOperand *operand)
     unsigned address = e->z->address_width;
     bool code64 = x86_emit_code64(e);
     int64_t disp = mem->disp.has_displacement ? mem->disp.value : 0;
+    // SIB base 101 with mod 00 is a displacement and no base, whatever REX.B; with 32-bit addresses Zydis 4.0 takes it
+    // for R13D.
+    bool no_base = mem->base == ZYDIS_REGISTER_R13D && e->z->raw.modrm.mod == 0 && e->z->raw.modrm.rm == 4
+                && e->z->raw.sib.base == 5;
+    if (no_base)
+        disp = e->z->raw.disp.value;
     unsigned flags = 0;
 
     insn->base = insn->index = slot_offset(X86_SLOT_ZERO);
@@ -69,7 +75,7 @@ void x86_emit_memory(struct x86_emit *e, const ZydisDecodedOperand *operand)
             flags |= INSN_MEM_RIP_FAR;
         else
             disp = shifted;
-    } else if (mem->base != ZYDIS_REGISTER_NONE) {
+    } else if (mem->base != ZYDIS_REGISTER_NONE && !no_base) {
         insn->base = x86_emit_gpr(mem->base);
     }
     if (mem->index != ZYDIS_REGISTER_NONE) {
