@@ -67,8 +67,9 @@ HRESULT WINAPI WHvResetPartition(WHV_PARTITION_HANDLE Partition);
 HRESULT WINAPI WHvDeletePartition(WHV_PARTITION_HANDLE Partition);
 
 /* Reads a property; WrittenSizeInBytes may be null. A property that was never set has its default, also
- * before set-up.
- * Errors: WHV_E_UNKNOWN_PROPERTY, WHV_E_INSUFFICIENT_BUFFER. */
+ * before set-up. The lists can only be set.
+ * Errors: WHV_E_UNKNOWN_PROPERTY, WHV_E_INSUFFICIENT_BUFFER; ERROR_NOT_SUPPORTED (as an HRESULT) for a
+ * list. */
 HRESULT WINAPI WHvGetPartitionProperty(WHV_PARTITION_HANDLE Partition,
                                        WHV_PARTITION_PROPERTY_CODE PropertyCode, VOID *PropertyBuffer,
                                        UINT32 PropertyBufferSizeInBytes, UINT32 *WrittenSizeInBytes);
@@ -206,7 +207,7 @@ HRESULT WINAPI WHvRunVirtualProcessor(WHV_PARTITION_HANDLE Partition, UINT32 VpI
 HRESULT WINAPI WHvCancelRunVirtualProcessor(WHV_PARTITION_HANDLE Partition, UINT32 VpIndex, UINT32 Flags);
 
 /* Reads registers by name, RegisterValues[i] for RegisterNames[i]. The array needs no alignment here; on
- * Windows it must be aligned to 16. The processor must not be running: WHV_E_INVALID_VP_STATE.
+ * Windows it must be aligned to 16. A processor that runs is stopped for the time of the access.
  * Errors: WHV_E_INVALID_VP_REGISTER_NAME for a name that is not defined, E_INVALIDARG for one that cannot be
  * read. */
 HRESULT WINAPI WHvGetVirtualProcessorRegisters(WHV_PARTITION_HANDLE Partition, UINT32 VpIndex,

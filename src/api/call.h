@@ -29,15 +29,16 @@ struct api_call {
 CHECKED HRESULT api_enter(struct api_call *call, WHV_PARTITION_HANDLE handle, unsigned int states);
 
 // Enter a partition without its lock and pin one of its processors. Also WHV_E_VP_DOES_NOT_EXIST.
-CHECKED HRESULT api_enter_vp(struct api_call *call, WHV_PARTITION_HANDLE handle, UINT32 index, unsigned int states);
+CHECKED HRESULT api_enter_vp(struct api_call *call, WHV_PARTITION_HANDLE handle, UINT32 index,
+                             unsigned int states);
 
 // Enter a partition without its lock.
 CHECKED HRESULT api_enter_unlocked(struct api_call *call, WHV_PARTITION_HANDLE handle, unsigned int states);
 
 void api_leave(struct api_call *call);
 
-// Write a result of `size` bytes into a caller's buffer of `room`, and its size into `written`, which may be NULL.
-// WHV_E_INSUFFICIENT_BUFFER with the size needed when it does not fit, E_POINTER for a missing buffer.
+// Write a result of `size` bytes into a caller's buffer of `room`, and its size into `written`, which may be
+// NULL. WHV_E_INSUFFICIENT_BUFFER with the size needed when it does not fit, E_POINTER for a missing buffer.
 CHECKED HRESULT api_write_result(const void *result, UINT32 size, void *buffer, UINT32 room, UINT32 *written);
 
 #endif

@@ -1,10 +1,11 @@
-// WHvGetCapability: one table of codes, answered from the capabilities of the engines that a partition may get.
+// WHvGetCapability: one table of codes, answered from the capabilities of the engines that a partition may
+// get.
 #include <string.h>
 
 #include "api/call.h"
 
-// One row: where the answer stands in struct engine_capabilities. What no engine has yet is answered with zeros, which
-// for every one of these codes means "no".
+// One row: where the answer stands in struct engine_capabilities. What no engine has yet is answered with
+// zeros, which for every one of these codes means "no".
 struct capability {
     WHV_CAPABILITY_CODE code;
     UINT32 size;

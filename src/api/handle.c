@@ -3,8 +3,8 @@
 
 #include <stdbool.h>
 
-// A handle is the generation above INDEX_BITS bits of index + 1, so that it is never null. A slot's word holds the same
-// generation in its upper half, and below it OPEN and the number of calls inside.
+// A handle is the generation above INDEX_BITS bits of index + 1, so that it is never null. A slot's word
+// holds the same generation in its upper half, and below it OPEN and the number of calls inside.
 #define INDEX_BITS 16
 #define OPEN 0x80000000ull
 #define GENERATION(word) ((uint32_t)((word) >> 32))

@@ -30,7 +30,8 @@ CHECKED static HRESULT check_interrupt(const WHV_INTERRUPT_CONTROL *interrupt)
     }
     if ((has_vector && interrupt->Vector > 0xFF) ||
         interrupt->DestinationMode > WHvX64InterruptDestinationModeLogical ||
-        interrupt->TriggerMode > WHvX64InterruptTriggerModeLevel || interrupt->TargetVtl || interrupt->Reserved)
+        interrupt->TriggerMode > WHvX64InterruptTriggerModeLevel || interrupt->TargetVtl ||
+        interrupt->Reserved)
         return HV_INVALID_PARAMETER;
     return S_OK;
 }

@@ -5,9 +5,9 @@
     (WHvMapGpaRangeFlagRead | WHvMapGpaRangeFlagWrite | WHvMapGpaRangeFlagExecute |                          \
      WHvMapGpaRangeFlagTrackDirtyPages)
 #define TRANSLATE_FLAGS                                                                                      \
-    (WHvTranslateGvaFlagValidateRead | WHvTranslateGvaFlagValidateWrite | WHvTranslateGvaFlagValidateExecute | \
-     WHvTranslateGvaFlagPrivilegeExempt | WHvTranslateGvaFlagSetPageTableBits |                              \
-     WHvTranslateGvaFlagEnforceSmap | WHvTranslateGvaFlagOverrideSmap)
+    (WHvTranslateGvaFlagValidateRead | WHvTranslateGvaFlagValidateWrite |                                    \
+     WHvTranslateGvaFlagValidateExecute | WHvTranslateGvaFlagPrivilegeExempt |                               \
+     WHvTranslateGvaFlagSetPageTableBits | WHvTranslateGvaFlagEnforceSmap | WHvTranslateGvaFlagOverrideSmap)
 
 static bool on_pages(UINT64 address, UINT64 size)
 {

@@ -31,8 +31,8 @@ HRESULT WINAPI WHvSetupPartition(WHV_PARTITION_HANDLE Partition)
     return hr;
 }
 
-// Never hangs: nobody new comes in, whoever runs a processor is cancelled, and no other call waits for the guest.
-// A thread that is itself inside a call on the partition (a signal handler, say) must not delete it.
+// Never hangs: nobody new comes in, whoever runs a processor is cancelled, and no other call waits for the
+// guest. A thread that is itself inside a call on the partition (a signal handler, say) must not delete it.
 HRESULT WINAPI WHvDeletePartition(WHV_PARTITION_HANDLE Partition)
 {
     struct partition *p = handle_close(Partition);
@@ -45,9 +45,9 @@ HRESULT WINAPI WHvDeletePartition(WHV_PARTITION_HANDLE Partition)
     return S_OK;
 }
 
-HRESULT WINAPI WHvGetPartitionProperty(WHV_PARTITION_HANDLE Partition, WHV_PARTITION_PROPERTY_CODE PropertyCode,
-                                       VOID *PropertyBuffer, UINT32 PropertyBufferSizeInBytes,
-                                       UINT32 *WrittenSizeInBytes)
+HRESULT WINAPI WHvGetPartitionProperty(WHV_PARTITION_HANDLE Partition,
+                                       WHV_PARTITION_PROPERTY_CODE PropertyCode, VOID *PropertyBuffer,
+                                       UINT32 PropertyBufferSizeInBytes, UINT32 *WrittenSizeInBytes)
 {
     const struct property *property = property_find(PropertyCode);
     WHV_PARTITION_PROPERTY value;
@@ -83,8 +83,9 @@ CHECKED static HRESULT check_property_buffer(const struct property *property, co
     return size >= property->size ? S_OK : E_INVALIDARG;
 }
 
-HRESULT WINAPI WHvSetPartitionProperty(WHV_PARTITION_HANDLE Partition, WHV_PARTITION_PROPERTY_CODE PropertyCode,
-                                       const VOID *PropertyBuffer, UINT32 PropertyBufferSizeInBytes)
+HRESULT WINAPI WHvSetPartitionProperty(WHV_PARTITION_HANDLE Partition,
+                                       WHV_PARTITION_PROPERTY_CODE PropertyCode, const VOID *PropertyBuffer,
+                                       UINT32 PropertyBufferSizeInBytes)
 {
     const struct property *property = property_find(PropertyCode);
     struct api_call call;
@@ -96,7 +97,8 @@ HRESULT WINAPI WHvSetPartitionProperty(WHV_PARTITION_HANDLE Partition, WHV_PARTI
     if (SUCCEEDED(hr) && call.partition->state != PARTITION_CREATED && !property->after_setup)
         hr = E_INVALIDARG;
     if (SUCCEEDED(hr))
-        hr = partition_set_property_locked(call.partition, property, PropertyBuffer, PropertyBufferSizeInBytes);
+        hr = partition_set_property_locked(call.partition, property, PropertyBuffer,
+                                           PropertyBufferSizeInBytes);
     api_leave(&call);
     return hr;
 }

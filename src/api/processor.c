@@ -7,7 +7,8 @@
 static bool properties_valid(const WHV_VIRTUAL_PROCESSOR_PROPERTY *properties, UINT32 count)
 {
     for (UINT32 i = 0; i < count; i++)
-        if (properties[i].PropertyCode != WHvVirtualProcessorPropertyCodeNumaNode || properties[i].NumaNode != 0)
+        if (properties[i].PropertyCode != WHvVirtualProcessorPropertyCodeNumaNode ||
+            properties[i].NumaNode != 0)
             return false;
     return true;
 }

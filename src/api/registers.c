@@ -11,7 +11,8 @@ struct aligned_values {
     WHV_REGISTER_VALUE *many;       // owned; NULL when `few` suffices
 };
 
-CHECKED static HRESULT align_values(struct aligned_values *aligned, const WHV_REGISTER_VALUE *callers, UINT32 count)
+CHECKED static HRESULT align_values(struct aligned_values *aligned, const WHV_REGISTER_VALUE *callers,
+                                    UINT32 count)
 {
     aligned->many = NULL;
     if ((uintptr_t)callers % _Alignof(WHV_REGISTER_VALUE) == 0) {

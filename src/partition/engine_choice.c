@@ -110,7 +110,8 @@ static bool eligible(const struct engine_wish *wish, const struct engine *engine
     return true;
 }
 
-// Take from `more` what `all` lacks. Figures that cannot be merged stay those of the first, the fastest engine.
+// Take from `more` what `all` lacks. Figures that cannot be merged stay those of the first, the fastest
+// engine.
 static void merge(struct engine_capabilities *all, const struct engine_capabilities *more)
 {
     all->features.AsUINT64 |= more->features.AsUINT64;
@@ -144,8 +145,8 @@ bool engine_wish_capabilities(const struct engine_wish *wish, struct engine_capa
     return any;
 }
 
-const struct engine *engine_choose(const struct engine_wish *wish, const struct property_values *values, int *after,
-                                   char *passed, size_t passed_size)
+const struct engine *engine_choose(const struct engine_wish *wish, const struct property_values *values,
+                                   int *after, char *passed, size_t passed_size)
 {
     for (int i = *after + 1; engines[i]; i++) {
         const struct property *lacking;
@@ -167,8 +168,9 @@ const struct engine *engine_choose(const struct engine_wish *wish, const struct 
     return NULL;
 }
 
-void engine_report_write(char *report, size_t size, const struct engine_wish *wish, const struct engine *chosen,
-                         const struct property_values *values, const char *passed)
+void engine_report_write(char *report, size_t size, const struct engine_wish *wish,
+                         const struct engine *chosen, const struct property_values *values,
+                         const char *passed)
 {
     struct engine_status status = {.usable = false};
 

@@ -1,7 +1,8 @@
 // The guest memory map: which guest physical ranges lie where in this process, with which rights.
 //
-// Invariants: ranges are page-aligned, sorted, never overlap, never wrap; neighbours that continue each other in guest
-// and host with equal rights may be merged. Look-up is logarithmic; 8,192 ranges over 1 TiB cost nothing extra.
+// Invariants: ranges are page-aligned, sorted, never overlap, never wrap; neighbours that continue each other
+// in guest and host with equal rights may be merged. Look-up is logarithmic; 8,192 ranges over 1 TiB cost
+// nothing extra.
 #ifndef BULKHEAD_GPA_MAP_H
 #define BULKHEAD_GPA_MAP_H
 
@@ -37,11 +38,12 @@ bool gpa_map_find(struct gpa_map *map, gpa_t gpa, struct gpa_range *found);
 // Lay a range over the map, replacing what was there. E_OUTOFMEMORY changes nothing. Takes the write lock.
 CHECKED HRESULT gpa_map_insert(struct gpa_map *map, const struct gpa_range *range);
 
-// Take [gpa, gpa + size) out, splitting ranges at its ends. WHV_E_GPA_RANGE_NOT_FOUND when nothing of it is mapped,
-// E_OUTOFMEMORY when a split has no room: both change nothing. Takes the write lock.
+// Take [gpa, gpa + size) out, splitting ranges at its ends. WHV_E_GPA_RANGE_NOT_FOUND when nothing of it is
+// mapped, E_OUTOFMEMORY when a split has no room: both change nothing. Takes the write lock.
 CHECKED HRESULT gpa_map_remove(struct gpa_map *map, gpa_t gpa, uint64_t size);
 
-// The one overflow-safe range test: true when [start, start + size) is not empty and ends at or below `limit`.
+// The one overflow-safe range test: true when [start, start + size) is not empty and ends at or below
+// `limit`.
 bool gpa_range_valid(gpa_t start, uint64_t size, uint64_t limit);
 
 // Walk the map and test every invariant above. For tests. Takes the read lock.

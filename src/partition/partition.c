@@ -64,7 +64,8 @@ HRESULT partition_setup_locked(struct partition *p)
     if (engine_wish_faulty(&p->wish) || !engine_wish_capabilities(&p->wish, &capabilities))
         return WHV_E_UNSUPPORTED_HYPERVISOR_CONFIG;
 
-    // An engine whose own set-up fails (the host refuses it, say) is passed over like one that lacks a feature.
+    // An engine whose own set-up fails (the host refuses it, say) is passed over like one that lacks a
+    // feature.
     while ((engine = engine_choose(&p->wish, &p->properties, &place, passed, sizeof(passed)))) {
         property_defaults(&p->properties, engine->capabilities());
         p->engine = engine;
@@ -77,8 +78,8 @@ HRESULT partition_setup_locked(struct partition *p)
         }
         p->engine = NULL;
         p->engine_data = NULL;
-        engine_text_add(passed, sizeof(passed), "%s passed over: its set-up failed with 0x%08X\n", engine->name,
-                        (unsigned int)hr);
+        engine_text_add(passed, sizeof(passed), "%s passed over: its set-up failed with 0x%08X\n",
+                        engine->name, (unsigned int)hr);
     }
     property_defaults(&p->properties, &capabilities);
     engine_report_write(p->engine_report, sizeof(p->engine_report), &p->wish, NULL, &p->properties, passed);
@@ -130,8 +131,8 @@ HRESULT partition_set_relaxations_locked(struct partition *p, const char *list)
     return S_OK;
 }
 
-HRESULT partition_set_property_locked(struct partition *p, const struct property *property, const void *buffer,
-                                      UINT32 size)
+HRESULT partition_set_property_locked(struct partition *p, const struct property *property,
+                                      const void *buffer, UINT32 size)
 {
     struct engine_capabilities capabilities;
     void *replaced;
@@ -173,8 +174,8 @@ HRESULT partition_unmap_locked(struct partition *p, gpa_t gpa, uint64_t size)
 void partition_stop(struct partition *p)
 {
     pthread_mutex_lock(&p->lock);
-    // First the state, then the cancel: a thread that claims a processor looks at the state afterwards, so it either
-    // sees that, or is there to be cancelled.
+    // First the state, then the cancel: a thread that claims a processor looks at the state afterwards, so it
+    // either sees that, or is there to be cancelled.
     p->state = PARTITION_DELETED;
     for (unsigned int i = 0; i < PARTITION_MAX_PROCESSORS; i++)
         if (p->vps[i])

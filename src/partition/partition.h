@@ -2,13 +2,15 @@
 //
 // Locks, in the order in which they may be taken:
 //   1. partition->lock   configuration, state, the table of processors, changes of the memory map
-//   2. partition->map.lock   readers: an engine's look-ups; writer: a change of the map (short, nothing else inside)
+//   2. partition->map.lock   readers: an engine's look-ups; writer: a change of the map (short, nothing else
+//      inside)
 //   3. an engine's own locks
-// A processor's run takes none of the first. A function whose name ends in _locked expects partition->lock held.
+// A processor's run takes none of the first. A function whose name ends in _locked expects partition->lock
+// held.
 //
-// Life of a processor. Its memory, once allocated, stays until the partition is freed, so that finding and pinning one
-// needs no lock. It exists while VP_LIVE is set in `references`; deleting clears that, cancels, and waits until no call
-// uses the processor any more.
+// Life of a processor. Its memory, once allocated, stays until the partition is freed, so that finding and
+// pinning one needs no lock. It exists while VP_LIVE is set in `references`; deleting clears that, cancels,
+// and waits until no call uses the processor any more.
 #ifndef BULKHEAD_PARTITION_H
 #define BULKHEAD_PARTITION_H
 
@@ -45,12 +47,13 @@ struct vp {
 struct partition {
     pthread_mutex_t lock;
     _Atomic(enum partition_state) state;    // written under lock
-    struct property_values properties;      // see property.h; written under lock, final ones never after set-up
+    struct property_values properties;      // see property.h; written under lock
     struct engine_wish wish;                // fixed at set-up
     const struct engine *engine;            // NULL until set-up
     void *engine_data;
-    char engine_report[ENGINE_REPORT_SIZE]; // how the last set-up went: which engine, and why others were passed
-                                            // over; "" before the first one, and when the properties changed
+    // How the last set-up went: which engine, and why others were passed over. "" before it, and when
+    // the properties have changed since.
+    char engine_report[ENGINE_REPORT_SIZE];
     struct gpa_map map;
     struct vp *vps[PARTITION_MAX_PROCESSORS];               // under lock; NULL where no processor exists
     _Atomic(struct vp *) vp_memory[PARTITION_MAX_PROCESSORS];   // of every processor that was ever created
@@ -64,16 +67,18 @@ CHECKED HRESULT partition_create(struct partition **created);
 // False when there is none.
 bool partition_capabilities_locked(struct partition *p, struct engine_capabilities *capabilities);
 
-// Choose an engine and set it up. WHV_E_INVALID_PARTITION_CONFIG when the processor count is missing or no engine
-// supports all that was asked for; WHV_E_UNSUPPORTED_HYPERVISOR_CONFIG when the wish cannot be met; the engine's own
-// error when its set-up failed and no other is left.
+// Choose an engine and set it up. WHV_E_INVALID_PARTITION_CONFIG when the processor count is missing or no
+// engine supports all that was asked for; WHV_E_UNSUPPORTED_HYPERVISOR_CONFIG when the wish cannot be met;
+// the engine's own error when its set-up failed and no other is left.
 CHECKED HRESULT partition_setup_locked(struct partition *p);
 
-// The report on the engine it has, or would get; and on the one that a partition with default properties would get.
+// The report on the engine it has, or would get; and on the one that a partition with default properties
+// would get.
 void partition_report_locked(struct partition *p, char *report, size_t size);
 void partition_report_default(char *report, size_t size);
 
-// Say which engine it shall have, or which relaxations it allows. Before set-up. E_INVALIDARG for an unknown name.
+// Say which engine it shall have, or which relaxations it allows. Before set-up. E_INVALIDARG for an unknown
+// name.
 CHECKED HRESULT partition_set_engine_locked(struct partition *p, const char *name);
 CHECKED HRESULT partition_set_relaxations_locked(struct partition *p, const char *list);
 
@@ -85,14 +90,16 @@ CHECKED HRESULT partition_set_property_locked(struct partition *p, const struct 
 CHECKED HRESULT partition_map_locked(struct partition *p, const struct gpa_range *range);
 CHECKED HRESULT partition_unmap_locked(struct partition *p, gpa_t gpa, uint64_t size);
 
-// The partition is about to be deleted: no processor can be created or run any more, running ones are cancelled.
+// The partition is about to be deleted: no processor can be created or run any more, running ones are
+// cancelled.
 void partition_stop(struct partition *p);
 // Release everything. No other thread uses the partition.
 void partition_free(struct partition *p);
 
 // Create a processor. WHV_E_VP_ALREADY_EXISTS, E_OUTOFMEMORY, or the engine's error.
 CHECKED HRESULT partition_vp_create_locked(struct partition *p, UINT32 index);
-// Delete a processor; stops it and waits (with the lock released) until no call uses it. WHV_E_VP_DOES_NOT_EXIST.
+// Delete a processor; stops it and waits (with the lock released) until no call uses it.
+// WHV_E_VP_DOES_NOT_EXIST.
 CHECKED HRESULT partition_vp_delete_locked(struct partition *p, UINT32 index);
 
 // Find a processor and keep it from going away. NULL when it does not exist. No lock needed.
@@ -104,7 +111,8 @@ void partition_vp_unpin(struct vp *vp);
 CHECKED HRESULT partition_vp_claim(struct vp *vp);
 void partition_vp_release(struct vp *vp);
 
-// CPUID as the guest sees it: the engine's answer with CpuidResultList and CpuidResultList2 laid over it. Any thread.
+// CPUID as the guest sees it: the engine's answer with CpuidResultList and CpuidResultList2 laid over it. Any
+// thread.
 void partition_cpuid(struct vp *vp, UINT32 leaf, UINT32 subleaf, UINT32 out[4]);
 
 #endif

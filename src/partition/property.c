@@ -10,7 +10,8 @@
 #define CPU_PERCENT_MAX 100
 #define CPU_WEIGHT_MAX 10000
 #define CPU_WEIGHT_DEFAULT 100
-// Architectural bounds of the width of a physical address that a 64-bit guest can live with (SDM vol. 3A 4.1.4).
+// Architectural bounds of the width of a physical address that a 64-bit guest can live with (SDM vol. 3A
+// 4.1.4).
 #define ADDRESS_WIDTH_MIN 32
 // A clock below this makes no timer usable; one above it overflows 64-bit arithmetic on nanoseconds.
 #define CLOCK_HZ_MIN 1000000ull
@@ -38,7 +39,8 @@ static bool check_bool(const void *value, UINT32 count, const struct engine_capa
     return load32(value) <= 1;
 }
 
-static bool check_processor_count(const void *value, UINT32 count, const struct engine_capabilities *capabilities)
+static bool check_processor_count(const void *value, UINT32 count,
+                                  const struct engine_capabilities *capabilities)
 {
     (void)count;
     return load32(value) >= 1 && load32(value) <= capabilities->max_processors &&
@@ -103,7 +105,8 @@ static bool check_features(const void *value, UINT32 count, const struct engine_
     return (load64(value) & ~capabilities->processor_features.Bank0.AsUINT64) == 0;
 }
 
-static bool check_feature_banks(const void *value, UINT32 count, const struct engine_capabilities *capabilities)
+static bool check_feature_banks(const void *value, UINT32 count,
+                                const struct engine_capabilities *capabilities)
 {
     WHV_PROCESSOR_FEATURES_BANKS banks;
 
@@ -114,14 +117,16 @@ static bool check_feature_banks(const void *value, UINT32 count, const struct en
            (banks.Bank1.AsUINT64 & ~capabilities->processor_features.Bank1.AsUINT64) == 0;
 }
 
-static bool check_xsave_features(const void *value, UINT32 count, const struct engine_capabilities *capabilities)
+static bool check_xsave_features(const void *value, UINT32 count,
+                                 const struct engine_capabilities *capabilities)
 {
     (void)count;
     return (load64(value) & ~capabilities->xsave_features.AsUINT64) == 0;
 }
 
 // No engine offers synthetic features or performance monitoring: only "none" can be asked for.
-static bool check_synthetic_banks(const void *value, UINT32 count, const struct engine_capabilities *capabilities)
+static bool check_synthetic_banks(const void *value, UINT32 count,
+                                  const struct engine_capabilities *capabilities)
 {
     WHV_SYNTHETIC_PROCESSOR_FEATURES_BANKS banks;
 
@@ -149,13 +154,15 @@ static bool check_clock(const void *value, UINT32 count, const struct engine_cap
     return load64(value) >= CLOCK_HZ_MIN && load64(value) <= CLOCK_HZ_MAX;
 }
 
-static bool check_address_width(const void *value, UINT32 count, const struct engine_capabilities *capabilities)
+static bool check_address_width(const void *value, UINT32 count,
+                                const struct engine_capabilities *capabilities)
 {
     (void)count;
     return load32(value) >= ADDRESS_WIDTH_MIN && load32(value) <= capabilities->physical_address_width;
 }
 
-static bool check_cpuid_results2(const void *value, UINT32 count, const struct engine_capabilities *capabilities)
+static bool check_cpuid_results2(const void *value, UINT32 count,
+                                 const struct engine_capabilities *capabilities)
 {
     const WHV_X64_CPUID_RESULT2 *list = value;
     const UINT32 known = WHvX64CpuidResult2FlagSubleafSpecific | WHvX64CpuidResult2FlagVpSpecific;
@@ -173,7 +180,8 @@ static bool check_msr_actions(const void *value, UINT32 count, const struct engi
 
     (void)capabilities;
     for (UINT32 i = 0; i < count; i++)
-        if (list[i].ReadAction > WHvMsrActionExit || list[i].WriteAction > WHvMsrActionExit || list[i].Reserved)
+        if (list[i].ReadAction > WHvMsrActionExit || list[i].WriteAction > WHvMsrActionExit ||
+            list[i].Reserved)
             return false;
     return true;
 }
@@ -292,7 +300,8 @@ static const struct property table[] = {
     ROW(ProcessorPerfmonFeatures, perfmon_features, BEFORE_SETUP, check_zero64, NULL),
     LIST(MsrActionList, msr_action_list, msr_action_count, BEFORE_SETUP, check_msr_actions),
     ROW(UnimplementedMsrAction, unimplemented_msr_action, BEFORE_SETUP, check_msr_action, NULL),
-    ROW(PhysicalAddressWidth, physical_address_width, BEFORE_SETUP, check_address_width, initial_address_width),
+    ROW(PhysicalAddressWidth, physical_address_width, BEFORE_SETUP, check_address_width,
+        initial_address_width),
     ROW(ProcessorCount, processor_count, BEFORE_SETUP, check_processor_count, NULL),
 };
 
@@ -368,8 +377,8 @@ static UINT32 count_of(const struct property_values *values, const struct proper
 }
 
 CHECKED static HRESULT set_list(struct property_values *values, const struct property *property,
-                                const void *buffer, UINT32 size, const struct engine_capabilities *capabilities,
-                                void **replaced)
+                                const void *buffer, UINT32 size,
+                                const struct engine_capabilities *capabilities, void **replaced)
 {
     UINT32 count = size / property->size;
     void *list = NULL;

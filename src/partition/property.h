@@ -1,9 +1,11 @@
-// Partition properties: one table of code, size, when it may be set, check and default; and the values themselves.
+// Partition properties: one table of code, size, when it may be set, check and default; and the values
+// themselves.
 //
-// Publication. Values are written with partition->lock held. Those that may change after set-up (exits, bitmaps,
-// CPUID exit list) are followed by engine->properties_changed, still under the lock: the engine takes copies of what
-// its processors need, and on return no processor looks at the old values any more. Only then is a replaced list
-// freed. Outside setup and properties_changed an engine reads from here only what set-up has made final.
+// Publication. Values are written with partition->lock held. Those that may change after set-up (exits,
+// bitmaps, CPUID exit list) are followed by engine->properties_changed, still under the lock: the engine
+// takes copies of what its processors need, and on return no processor looks at the old values any more. Only
+// then is a replaced list freed. Outside setup and properties_changed an engine reads from here only what
+// set-up has made final.
 #ifndef BULKHEAD_PROPERTY_H
 #define BULKHEAD_PROPERTY_H
 
@@ -14,8 +16,8 @@
 // No list may be longer. (Windows names no limit.)
 #define PROPERTY_LIST_MAX 4096
 
-// The values an engine reads. Each member is what the property of that name holds. Lists are owned here and replaced
-// as a whole.
+// The values an engine reads. Each member is what the property of that name holds. Lists are owned here and
+// replaced as a whole.
 struct property_values {
     UINT32 processor_count;
     WHV_X64_LOCAL_APIC_EMULATION_MODE apic_mode;
@@ -65,7 +67,8 @@ struct property {
     size_t offset;                      // in struct property_values: of the value, or of the list's pointer
     size_t count_offset;                // lists only: of the count; 0 for values
     bool after_setup;                   // may also be set after set-up
-    // True when an engine with these capabilities can have the value (or the list of `count` elements). NULL: any.
+    // True when an engine with these capabilities can have the value (or the list of `count` elements). NULL:
+    // any.
     bool (*check)(const void *value, UINT32 count, const struct engine_capabilities *capabilities);
     // The value that an unset property has. NULL: zero.
     void (*initial)(void *value, const struct engine_capabilities *capabilities);
@@ -84,17 +87,18 @@ static inline bool property_is_list(const struct property *property)
 // Give every property that was never set the default it has on an engine with these capabilities.
 void property_defaults(struct property_values *values, const struct engine_capabilities *capabilities);
 
-// Write a value or a list: `size` is at least the row's size, or a multiple of an element's. `replaced` receives the
-// list that was there before, for the caller to free once no engine looks at it; NULL for values.
-// E_INVALIDARG when the check refuses, E_OUTOFMEMORY; both change nothing.
-CHECKED HRESULT property_set(struct property_values *values, const struct property *property, const void *buffer,
-                             UINT32 size, const struct engine_capabilities *capabilities, void **replaced);
+// Write a value or a list: `size` is at least the row's size, or a multiple of an element's. `replaced`
+// receives the list that was there before, for the caller to free once no engine looks at it; NULL for
+// values. E_INVALIDARG when the check refuses, E_OUTOFMEMORY; both change nothing.
+CHECKED HRESULT property_set(struct property_values *values, const struct property *property,
+                             const void *buffer, UINT32 size, const struct engine_capabilities *capabilities,
+                             void **replaced);
 
 // Copy a value out; `buffer` has room for property->size bytes. Not for lists.
 void property_get(const struct property_values *values, const struct property *property, void *buffer);
 
-// The first property that was set to something that an engine with these capabilities cannot do, NULL when there is
-// none. Exits in `relaxed` are not insisted on.
+// The first property that was set to something that an engine with these capabilities cannot do, NULL when
+// there is none. Exits in `relaxed` are not insisted on.
 const struct property *property_unsupported(const struct property_values *values,
                                             const struct engine_capabilities *capabilities,
                                             WHV_EXTENDED_VM_EXITS relaxed);

@@ -1,4 +1,5 @@
-// Virtual processors as the partition sees them: create, delete, pin, claim, and CPUID with the owner's overlays.
+// Virtual processors as the partition sees them: create, delete, pin, claim, and CPUID with the owner's
+// overlays.
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,4 +1,5 @@
-// What every test through the public API includes: cmocka, the headers, and a partition with a small real-mode guest.
+// What every test through the public API includes: cmocka, the headers, and a partition with a small
+// real-mode guest.
 //
 // The engine under test is the one that BULKHEAD_ENGINE names.
 #ifndef BULKHEAD_TESTS_API_H
@@ -89,7 +90,8 @@ static inline void start_at(WHV_PARTITION_HANDLE p, UINT32 vp, UINT64 rip)
     set_register(p, vp, WHvX64RegisterRip, rip);
 }
 
-// A partition with one processor whose code lies at CODE, in pages that the caller owns: 16 of them, mapped at 0.
+// A partition with one processor whose code lies at CODE, in pages that the caller owns: 16 of them, mapped
+// at 0.
 static inline WHV_PARTITION_HANDLE guest(uint8_t *memory, const void *code, size_t size)
 {
     WHV_PARTITION_HANDLE p = set_up(1);

@@ -64,9 +64,11 @@ static void test_answers(void **state)
     assert_true(capability(WHvCapabilityCodeProcessorClockFrequency).ProcessorClockFrequency >= 1000000);
     assert_int_equal(capability(WHvCapabilityCodeInterruptClockFrequency).InterruptClockFrequency, 200000000);
     assert_in_range(capability(WHvCapabilityCodePhysicalAddressWidth).PhysicalAddressWidth, 36, 52);
-    assert_int_equal(capability(WHvCapabilityCodeProcessorFeatures).ProcessorFeatures.AsUINT64,
-                     capability(WHvCapabilityCodeProcessorFeaturesBanks).ProcessorFeaturesBanks.Bank0.AsUINT64);
-    assert_int_equal(capability(WHvCapabilityCodeProcessorFeaturesBanks).ProcessorFeaturesBanks.BanksCount, 2);
+    assert_int_equal(
+        capability(WHvCapabilityCodeProcessorFeatures).ProcessorFeatures.AsUINT64,
+        capability(WHvCapabilityCodeProcessorFeaturesBanks).ProcessorFeaturesBanks.Bank0.AsUINT64);
+    assert_int_equal(capability(WHvCapabilityCodeProcessorFeaturesBanks).ProcessorFeaturesBanks.BanksCount,
+                     2);
     // Reserved bits are never promised.
     assert_int_equal(capability(WHvCapabilityCodeExtendedVmExits).ExtendedVmExits.Reserved, 0);
     assert_int_equal(capability(WHvCapabilityCodeX64MsrExitBitmap).X64MsrExitBitmap.Reserved, 0);

@@ -45,8 +45,8 @@ static const struct {
     {WHvPartitionPropertyCodeProcessorCount, 4},
 };
 
-// Every value can be read before set-up; what was read can be set again, with the exact size and with the whole
-// union's; and a shorter buffer is refused.
+// Every value can be read before set-up; what was read can be set again, with the exact size and with the
+// whole union's; and a shorter buffer is refused.
 static void test_every_value(void **state)
 {
     WHV_PARTITION_HANDLE p = created(1);

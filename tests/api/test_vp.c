@@ -1,4 +1,5 @@
-// Virtual processors: life, reset state, runs and cancels, exits of a small guest, registers, CPUID, local APIC.
+// Virtual processors: life, reset state, runs and cancels, exits of a small guest, registers, CPUID, local
+// APIC.
 #include "api.h"
 
 #include <pthread.h>
@@ -6,7 +7,7 @@
 static uint8_t memory[16 * PAGE] __attribute__((aligned(PAGE)));
 
 static const uint8_t out_and_halt[] = {0xE6, 0x10, 0xF4};      // out 0x10, al; hlt
-static const uint8_t forever[] = {0xFF, 0x06, 0x00, 0x20, 0xEB, 0xFA};     // again: inc word [0x2000]; jmp again
+static const uint8_t forever[] = {0xFF, 0x06, 0x00, 0x20, 0xEB, 0xFA};     // inc word [0x2000]; jmp there
 
 static void test_life(void **state)
 {

@@ -1,4 +1,5 @@
-// The API over engines that only record: states, error values, choice of an engine, cancel and deletion races.
+// The API over engines that only record: states, error values, choice of an engine, cancel and deletion
+// races.
 #include "unit.h"
 
 #include <pthread.h>
@@ -95,13 +96,15 @@ static void test_invented_handles(void **state)
 
     (void)state;
     for (unsigned int i = 0; i < sizeof(values) / sizeof(values[0]); i++) {
-        WHV_PARTITION_HANDLE p = (WHV_PARTITION_HANDLE)(uintptr_t)(values[i] ^ (values[i] ? 0xA00000000000 : 0));
+        WHV_PARTITION_HANDLE p =
+            (WHV_PARTITION_HANDLE)(uintptr_t)(values[i] ^ (values[i] ? 0xA00000000000 : 0));
         WHV_RUN_VP_EXIT_CONTEXT exit;
 
         assert_hr(WHvSetupPartition(p), E_INVALIDARG);
         assert_hr(WHvDeletePartition(p), E_INVALIDARG);
         assert_hr(WHvRunVirtualProcessor(p, 0, &exit, sizeof(exit)), E_INVALIDARG);
-        assert_hr(WHvSetPartitionProperty(p, WHvPartitionPropertyCodeProcessorCount, &count, 4), E_INVALIDARG);
+        assert_hr(WHvSetPartitionProperty(p, WHvPartitionPropertyCodeProcessorCount, &count, 4),
+                  E_INVALIDARG);
     }
 }
 
@@ -130,7 +133,8 @@ static void test_property_calls(void **state)
 
     (void)state;
     memset(&value, 0xFF, sizeof(value));
-    assert_ok(WHvGetPartitionProperty(p, WHvPartitionPropertyCodeProcessorCount, &value, sizeof(value), &written));
+    assert_ok(
+        WHvGetPartitionProperty(p, WHvPartitionPropertyCodeProcessorCount, &value, sizeof(value), &written));
     assert_int_equal(written, 4);
     assert_int_equal(value.ProcessorCount, 4);
     assert_int_equal(((uint8_t *)&value)[4], 0xFF);
@@ -386,7 +390,8 @@ static void test_apic_states(void **state)
     p = set_up_with_apic();
     memset(page, 0, sizeof(page));
     page[0x110] = 0x42;
-    assert_hr(WHvGetVirtualProcessorInterruptControllerState(p, 0, NULL, 0, &written), WHV_E_INSUFFICIENT_BUFFER);
+    assert_hr(WHvGetVirtualProcessorInterruptControllerState(p, 0, NULL, 0, &written),
+              WHV_E_INSUFFICIENT_BUFFER);
     assert_int_equal(written, 4096);
     assert_hr(WHvSetVirtualProcessorInterruptControllerState2(p, 0, page, 4095), E_POINTER);
     assert_hr(WHvSetVirtualProcessorInterruptControllerState2(p, 0, NULL, 4096), E_POINTER);
@@ -565,7 +570,8 @@ static void *run_once(void *argument)
 {
     struct runner *runner = argument;
 
-    runner->hr = WHvRunVirtualProcessor(runner->partition, runner->index, &runner->exit, sizeof(runner->exit));
+    runner->hr =
+        WHvRunVirtualProcessor(runner->partition, runner->index, &runner->exit, sizeof(runner->exit));
     return NULL;
 }
 
@@ -599,7 +605,8 @@ static void test_one_thread_per_processor(void **state)
     pthread_create(&thread, NULL, run_once, &runner);
     wait_for_runs(1);
     assert_hr(WHvRunVirtualProcessor(p, 0, &exit, sizeof(exit)), WHV_E_INVALID_VP_STATE);
-    assert_hr(WHvGetVirtualProcessorInterruptControllerState2(p, 0, page, 4096, NULL), WHV_E_INVALID_VP_STATE);
+    assert_hr(WHvGetVirtualProcessorInterruptControllerState2(p, 0, page, 4096, NULL),
+              WHV_E_INVALID_VP_STATE);
     assert_ok(WHvCancelRunVirtualProcessor(p, 0, 0));
     pthread_join(thread, NULL);
     assert_ok(runner.hr);

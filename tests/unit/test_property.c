@@ -108,7 +108,8 @@ static void test_lists(void **state)
     assert_null(replaced);
     assert_int_equal(values.cpuid_exit_count, 2);
     assert_int_equal(values.cpuid_exit_list[1], 7);
-    assert_hr(property_set(&values, row, list, sizeof(list), &fake_fake_capabilities, &replaced), E_INVALIDARG);
+    assert_hr(property_set(&values, row, list, sizeof(list), &fake_fake_capabilities, &replaced),
+              E_INVALIDARG);
     assert_int_equal(values.cpuid_exit_count, 2);
     // New defaults leave lists alone; an empty list replaces the old one.
     property_defaults(&values, &fake_fake_capabilities);
@@ -133,7 +134,8 @@ static void test_unsupported(void **state)
     assert_ok(property_set(&values, property_find(WHvPartitionPropertyCodeExtendedVmExits), &exits, 8,
                            &fake_fake_capabilities, &replaced));
     assert_null(property_unsupported(&values, &fake_fake_capabilities, none));
-    assert_string_equal(property_unsupported(&values, &fake_fast_capabilities, none)->name, "ExtendedVmExits");
+    assert_string_equal(property_unsupported(&values, &fake_fast_capabilities, none)->name,
+                        "ExtendedVmExits");
     assert_null(property_unsupported(&values, &fake_fast_capabilities, exits));
 }
 
