@@ -294,6 +294,8 @@ static void choose_immediates(struct generator *g, struct decoded *d)
                 patch(d, offset, 8, random_percent(r, 25) ? 0 : CASE_BYTES + random_below(r, 128 - CASE_BYTES));
             else
                 patch(d, offset, bits, CASE_LANDING - next);
+        } else if (d->z.mnemonic == ZYDIS_MNEMONIC_ENTER && random_percent(r, 80)) {
+            patch(d, offset, bits, random_below(r, bits == 16 ? 64 : 4));       // frame size, then nesting level
         } else if (bits > 8 && random_percent(r, 40)) {
             patch(d, offset, bits, random_integer(r));
         }

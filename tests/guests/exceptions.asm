@@ -1,0 +1,197 @@
+; Exceptions in 64-bit mode: vector, error code and the saved RIP of each (SDM vol. 3A 6.15).
+        org     0x8000
+%include "check.inc"
+%include "long.inc"
+
+main:
+; #DE, a fault
+        xor     edx, edx
+        xor     ecx, ecx
+        traps   0, 0, div ecx
+
+; #BP and #DB by TF are traps: RIP of the next instruction
+        mov     qword [resume], .after_bp
+        int3
+.after_bp:
+        check   [trap_vector], 3
+        check   [trap_rip], .after_bp
+        mov     qword [resume], .after_step
+        pushfq
+        or      qword [rsp], 0x100
+        popfq
+        nop
+.stepped:
+        nop
+.after_step:
+        check   [trap_vector], 1
+        check   [trap_rip], .stepped
+        mov     rax, dr6
+        and     eax, 0x4000                         ; BS
+        check   rax, 0x4000
+        mov     eax, 0xffff0ff0
+        mov     dr6, rax
+
+; #UD
+        traps   6, 0, ud2
+        mov     dword [0x100000], 0
+        traps   6, 0, {db 0xf0, 0xff, 0xc0}         ; LOCK INC EAX: no memory operand
+        traps   6, 0, {db 0x06}                     ; PUSH ES does not exist in 64-bit mode
+
+; #NM: CR0.TS with x87 and SSE; CR0.EM makes SSE #UD
+        mov     rax, cr0
+        or      rax, 8
+        mov     cr0, rax
+        traps   7, 0, fld1
+        traps   7, 0, movaps xmm0, xmm1
+        clts
+        passes  movaps xmm0, xmm1
+        mov     rax, cr4
+        and     rax, ~0x200
+        mov     cr4, rax
+        traps   6, 0, movaps xmm0, xmm1             ; CR4.OSFXSR clear
+        or      rax, 0x200
+        mov     cr4, rax
+
+; #GP(0): non-canonical data, a misaligned MOVAPS, reserved bits of control registers and MSRs
+        mov     rbx, 0x0000800000000000
+        traps   13, 0, mov rax, [rbx]
+        mov     ebx, 0x100001
+        traps   13, 0, movaps xmm0, [rbx]
+        mov     rax, cr4
+        bts     rax, 31
+        traps   13, 0, mov cr4, rax
+        mov     eax, 0x80000000                     ; PG without PE
+        traps   13, 0, mov cr0, rax
+        mov     rax, cr4
+        and     rax, ~0x20                          ; PAE must stay in IA-32e mode
+        traps   13, 0, mov cr4, rax
+        mov     ecx, 0x12345678
+        traps   13, 0, rdmsr
+        traps   13, 0, wrmsr
+        mov     ecx, 0xc0000082                     ; LSTAR takes canonical addresses only
+        mov     edx, 0x00008000
+        xor     eax, eax
+        traps   13, 0, wrmsr
+
+; #SS(0): non-canonical with RSP or RBP as the base
+        mov     rbp, 0x0000800000000000
+        traps   12, 0, mov rax, [rbp]
+
+; #GP(selector), #NP(selector) and #SS(selector) at loads of segment registers
+        mov     qword [gdt_spare], 0
+        mov     eax, 0x50
+        traps   13, 0x50, mov ds, eax               ; not a segment
+        mov     rax, 0x00cf13000000ffff
+        mov     [gdt_spare], rax                    ; a data segment, not present
+        mov     eax, 0x50
+        traps   11, 0x50, mov ds, eax
+        traps   12, 0x50, mov ss, eax
+        mov     eax, 0x1000
+        traps   13, 0x1000, mov ds, eax             ; beyond the limit of the GDT
+        mov     eax, 0x54
+        traps   13, 0x54, mov ds, eax               ; in the LDT, which is null: TI stays in the error code
+        xor     eax, eax
+        passes  mov ds, eax
+        mov     eax, DATA
+        mov     ds, eax
+
+; #GP(n * 8 + 2) for an INT through a gate that is not there
+        mov     byte [idt + 0x60 * 16 + 5], 0x0e
+        traps   11, 0x60 * 8 + 2, int 0x60          ; not present: #NP with the IDT bit
+        mov     byte [idt + 0x60 * 16 + 5], 0x80
+        traps   13, 0x60 * 8 + 2, int 0x60          ; present, but no gate: #GP
+        lidt    [short_idt]
+        traps   13, 0x60 * 8 + 2, int 0x60          ; beyond the limit
+        lidt    [idt_pointer]
+
+; #MF comes at the instruction after the one that failed; #XM at once
+        fninit
+        fldcw   [.unmasked]
+        fldz
+        fld1
+        fdiv    st1                                 ; 1 / 0: pending
+        traps   16, 0, fwait
+        fninit
+        sub     rsp, 8
+        mov     dword [rsp], 0x1d80                 ; division by zero unmasked
+        ldmxcsr [rsp]
+        mov     dword [rsp], 0x3f800000
+        movss   xmm0, [rsp]
+        xorps   xmm1, xmm1
+        traps   19, 0, divss xmm0, xmm1
+        mov     rax, cr4
+        and     rax, ~0x400
+        mov     cr4, rax
+        traps   6, 0, divss xmm0, xmm1              ; CR4.OSXMMEXCPT clear: #UD instead
+        or      rax, 0x400
+        mov     cr4, rax
+        mov     dword [rsp], 0x1f80
+        ldmxcsr [rsp]
+        add     rsp, 8
+
+; Data breakpoints are traps, instruction breakpoints are faults
+        mov     eax, 0x100000
+        mov     dr0, rax
+        mov     eax, 0x000d0402                     ; DR7: global 0, write, 4 bytes
+        mov     dr7, rax
+        mov     qword [resume], .after_data
+        mov     qword [trap_vector], -1
+        mov     dword [0x100000], 1
+.after_data:
+        check   [trap_vector], 1
+        check   [trap_rip], .after_data
+        mov     rax, dr6
+        and     eax, 0xf
+        check   rax, 1
+        mov     eax, .breakpoint
+        mov     dr0, rax
+        mov     eax, 0x402                          ; execution
+        mov     dr7, rax
+        mov     eax, 0xffff0ff0
+        mov     dr6, rax
+        mov     qword [resume], .after_breakpoint
+        mov     qword [trap_vector], -1
+.breakpoint:
+        nop
+.after_breakpoint:
+        check   [trap_vector], 1
+        check   [trap_rip], .breakpoint
+        mov     rax, [trap_rflags]
+        and     eax, 0x10000                        ; RF is set in what is saved, to get past it
+        check   rax, 0x10000
+        mov     eax, 0x400
+        mov     dr7, rax
+
+; #AC only at CPL 3: AC and AM do nothing here
+        mov     rax, cr0
+        or      eax, 0x40000
+        mov     cr0, rax
+        pushfq
+        or      qword [rsp], 0x40000
+        popfq
+        passes  mov eax, [0x100001]
+        pushfq
+        and     qword [rsp], ~0x40000
+        popfq
+
+; #DF: a #GP while #NP of a missing gate is delivered. IST1 gives it a stack (SDM vol. 3A 6.14.5).
+        mov     byte [idt + 8 * 16 + 4], 1
+        mov     byte [idt + 13 * 16 + 5], 0x0e      ; not present
+        mov     qword [resume], .after_df
+        mov     rbx, 0x0000800000000000
+        mov     r12, rsp
+        mov     rax, [rbx]
+.after_df:
+        mov     rsp, r12
+        check   [trap_vector], 8
+        check   [trap_error], 0
+        check   [trap_frame], IST1_TOP - 40
+        mov     byte [idt + 13 * 16 + 5], 0x8e
+
+        finish
+
+        align   8
+.unmasked:  dw 0x037b                               ; x87: division by zero unmasked
+short_idt:
+        dw      0x5f * 16 + 15
+        dq      idt

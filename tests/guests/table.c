@@ -1,0 +1,11 @@
+// The table of guests: what each needs of its partition, and the host's part of those that need one.
+#include "guests.h"
+
+const struct guest guests[] = {
+    { .name = "real" },
+    { .name = "exceptions" },
+    { .name = "paging" },
+    { .name = "privilege" },
+    { .name = "triple", .end = WHvRunVpExitReasonUnrecoverableException },
+};
+const unsigned guest_count = sizeof(guests) / sizeof(guests[0]);
