@@ -159,11 +159,12 @@ string_one(struct x86_cpu *cpu, const struct insn *i, enum string_op op)
     const bool has_destination = op != STRING_LODS, writes = op == STRING_MOVS || op == STRING_STOS;
     uint64_t a = R64(OFFSET_RAX), b = 0;
     cpu->current = i;
+    // A comparison reads the destination first: it is the one that faults when both would.
+    if (has_destination && !writes && (!side_linear(cpu, i, &to, X86_READ) || !side_read(cpu, &to, i->size, &b)))
+        return STEP_FAULT;
     if (reads_source && (!side_linear(cpu, i, &from, X86_READ) || !side_read(cpu, &from, i->size, &a)))
         return STEP_FAULT;
-    if (has_destination && !side_linear(cpu, i, &to, writes ? X86_WRITE : X86_READ))
-        return STEP_FAULT;
-    if (has_destination && !(writes ? side_write(cpu, &to, i->size, a) : side_read(cpu, &to, i->size, &b)))
+    if (writes && (!side_linear(cpu, i, &to, X86_WRITE) || !side_write(cpu, &to, i->size, a)))
         return STEP_FAULT;
     uint64_t delta = cpu->rflags & X86_DF ? -(uint64_t)i->size : i->size;
     if (reads_source)
