@@ -397,6 +397,10 @@ static bool append_instruction(struct generator *g)
     if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&g->decoder, d.bytes, sizeof(d.bytes), &d.z, d.operands))
         || !accept_instruction(&d.z, d.operands) || c->size + d.z.length > CASE_BYTES || reads_undefined(g, &d))
         return false;
+    // Whether UD0 and UD1 have a ModRM byte, and so may fault on its fetch, differs between processors.
+    if ((d.z.mnemonic == ZYDIS_MNEMONIC_UD0 || d.z.mnemonic == ZYDIS_MNEMONIC_UD1)
+        && c->code_offset + 2 * CASE_BYTES > CASE_CODE_SIZE)
+        return false;
 
     choose_immediates(g, &d);
     choose_registers(g, &d);

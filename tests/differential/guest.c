@@ -181,12 +181,6 @@ static void prepare_memory(const struct test_case *c)
         memcpy(data + c->pokes[i].offset, c->pokes[i].bytes, c->pokes[i].size);
 }
 
-// FpMmx registers are numbered as MMX registers are, the image's as the stack is: ST(i) is register TOP + i.
-static unsigned stack_to_register(uint16_t fsw, unsigned i)
-{
-    return ((fsw >> 11) + i) & 7;
-}
-
 static bool write_state(const struct test_case *c)
 {
     const struct machine_state *s = &c->before;
@@ -197,8 +191,8 @@ static bool write_state(const struct test_case *c)
     v[16].Reg64 = s->rip;
     v[17].Reg64 = s->rflags;
     memcpy(&v[FIRST_XMM], s->fx.xmm, sizeof(s->fx.xmm));
-    for (unsigned i = 0; i < 8; i++)
-        memcpy(&v[FIRST_FP + stack_to_register(s->fx.fsw, i)], s->fx.st[i], 10);
+    for (unsigned i = 0; i < 8; i++)            // in the order of the stack, as in the image
+        memcpy(&v[FIRST_FP + i], s->fx.st[i], 10);
     v[FP_CONTROL].FpControlStatus.FpControl = s->fx.fcw;
     v[FP_CONTROL].FpControlStatus.FpStatus = s->fx.fsw;
     v[FP_CONTROL].FpControlStatus.FpTag = s->fx.ftw;
@@ -225,7 +219,7 @@ static bool read_state(struct machine_state *s)
     s->fx.ftw = v[FP_CONTROL].FpControlStatus.FpTag;
     s->fx.mxcsr = v[XMM_CONTROL].XmmControlStatus.XmmStatusControl;
     for (unsigned i = 0; i < 8; i++)
-        memcpy(s->fx.st[i], &v[FIRST_FP + stack_to_register(s->fx.fsw, i)], 10);
+        memcpy(s->fx.st[i], &v[FIRST_FP + i], 10);
     return true;
 }
 

@@ -117,7 +117,8 @@ static bool open_machines(const struct options *o, const struct machine *a, cons
     struct random r = { o->generate.seed };
     for (uint32_t i = 0; i < CASE_DATA_SIZE; i += 16)
         random_vector(&r, data + i);
-    if (!a->open(data) || !b->open(data))
+    // The host last: its signal handlers must be the ones that count.
+    if (!b->open(data) || !a->open(data))
         return false;
     memset(progress->cpuid, 0xff, sizeof(progress->cpuid));
     if (!o->host_host && !guest_cpuid(progress->cpuid))
