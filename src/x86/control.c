@@ -1,10 +1,10 @@
-// Control and debug registers: the checks of MOV, switches between modes, and which states are possible at all.
+// Control and debug registers: the checks of MOV, switches between modes, which states are possible at all.
 #include "x86/segment.h"
 
 #include "x86/decode.h"
 
-#define CR0_DEFINED (X86_CR0_PE | X86_CR0_MP | X86_CR0_EM | X86_CR0_TS | X86_CR0_ET | X86_CR0_NE | X86_CR0_WP \
-                     | X86_CR0_AM | X86_CR0_NW | X86_CR0_CD | X86_CR0_PG)
+#define CR0_DEFINED (X86_CR0_PE | X86_CR0_MP | X86_CR0_EM | X86_CR0_TS | X86_CR0_ET | X86_CR0_NE             \
+                     | X86_CR0_WP | X86_CR0_AM | X86_CR0_NW | X86_CR0_CD | X86_CR0_PG)
 #define CR4_PAGING (X86_CR4_PSE | X86_CR4_PAE | X86_CR4_PGE | X86_CR4_SMEP | X86_CR4_SMAP)
 
 // Which feature each bit of CR4 belongs to (APM vol. 2 3.1.3).
@@ -58,7 +58,7 @@ static bool write_cr0(struct x86_cpu *cpu, uint64_t value)
     if (changed & X86_CR0_PG) {
         bool code64 = (cpu->segment[X86_CS].attributes & X86_SEG_L) != 0;
         if (efer & X86_EFER_LME) {
-            // Into long mode only from 32-bit code with PAE, out of it only from compatibility mode (SDM vol. 3A 10.8.5).
+            // Into long mode only with PAE, and from 32-bit code; out of it the same (SDM vol. 3A 10.8.5).
             if (code64 || !(cpu->cr4 & X86_CR4_PAE))
                 return x86_fault(cpu, X86_GP, 0);
             efer = value & X86_CR0_PG ? efer | X86_EFER_LMA : efer & ~(uint64_t)X86_EFER_LMA;
@@ -126,7 +126,7 @@ bool x86_write_cr(struct x86_cpu *cpu, unsigned number, uint64_t value)
     return x86_fault(cpu, X86_UD, -1);
 }
 
-// ---- Debug registers (SDM vol. 3B 18.2) --------------------------------------------------------------------------
+// ---- Debug registers (SDM vol. 3B 18.2) -------------------------------------------------------------------
 
 #define DR6_WRITABLE 0xe00fu
 #define DR6_ONES 0xffff0ff0u
@@ -176,7 +176,7 @@ bool x86_write_dr(struct x86_cpu *cpu, unsigned number, uint64_t value)
     return true;
 }
 
-// ---- State from outside ------------------------------------------------------------------------------------------
+// ---- State from outside -----------------------------------------------------------------------------------
 
 void x86_settle_state(struct x86_cpu *cpu)
 {
@@ -189,7 +189,8 @@ void x86_settle_state(struct x86_cpu *cpu)
     else if (cpu->rflags & X86_VM)
         cpu->cpl = 3;
     else        // where the hardware keeps it too (SDM vol. 3C 25.4.1); a null SS has nothing to say
-        cpu->cpl = (uint8_t)segment_dpl(cpu->segment[cpu->segment[X86_SS].attributes ? X86_SS : X86_CS].attributes);
+        cpu->cpl = (uint8_t)segment_dpl(cpu->segment[cpu->segment[X86_SS].attributes ? X86_SS : X86_CS]
+                                        .attributes);
     if (pae_paging(cpu->cr0, cpu->cr4, cpu->efer)) {
         // A table that is not there or is wrong leaves nothing mapped: the first access says so.
         enum x86_leave leave = cpu->leave;
@@ -212,7 +213,8 @@ static bool segment_possible(const struct x86_cpu *cpu, unsigned index)
         return index != X86_CS && (index != X86_TR || !(cpu->cr0 & X86_CR0_PE));
     if (a & 0x0f00)
         return false;
-    if (!code64 && index != X86_FS && index != X86_GS && cpu->slot[X86_SLOT_SEGMENT + index] >> 32 && index < X86_LDTR)
+    if (!code64 && index != X86_FS && index != X86_GS && cpu->slot[X86_SLOT_SEGMENT + index] >> 32
+        && index < X86_LDTR)
         return false;
     if (!x86_canonical(cpu->slot[X86_SLOT_SEGMENT + index]))
         return false;

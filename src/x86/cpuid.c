@@ -7,8 +7,8 @@
 
 enum { EAX, EBX, ECX, EDX };
 
-// Family 1Ah, model 0, stepping 0: a generation without the weaknesses that older ones must work around, and an
-// interpreter does not speculate at all.
+// Family 1Ah, model 0, stepping 0: a generation without the weaknesses that older ones must work around, and
+// an interpreter does not speculate at all.
 #define SIGNATURE 0x00b00f00u
 #define LINE_BYTES 64u
 #define LINEAR_BITS 48u
@@ -26,16 +26,18 @@ static const struct feature features[X86_FEATURES] = {
 #undef X86_FEATURE_ROW
 };
 
-// What is implemented. A guest reads a bit once and relies on it from then on: a name is here only when all of it works.
-// HTT and CMP_LEGACY follow from the number of processors.
+// What is implemented. A guest reads a bit once and relies on it from then on: a name is here only when all
+// of it works. HTT and CMP_LEGACY follow from the number of processors.
 static const uint8_t implemented[] = {
     X86_FEATURE_FPU, X86_FEATURE_DE, X86_FEATURE_PSE, X86_FEATURE_TSC, X86_FEATURE_MSR, X86_FEATURE_PAE,
     X86_FEATURE_MCE, X86_FEATURE_CX8, X86_FEATURE_APIC, X86_FEATURE_SEP, X86_FEATURE_MTRR, X86_FEATURE_PGE,
     X86_FEATURE_MCA, X86_FEATURE_CMOV, X86_FEATURE_PAT, X86_FEATURE_PSE36, X86_FEATURE_CLFSH, X86_FEATURE_MMX,
-    X86_FEATURE_FXSR, X86_FEATURE_SSE, X86_FEATURE_SSE2, X86_FEATURE_CX16, X86_FEATURE_X2APIC, X86_FEATURE_POPCNT,
-    X86_FEATURE_TSC_DEADLINE, X86_FEATURE_FSGSBASE, X86_FEATURE_SMEP, X86_FEATURE_SMAP, X86_FEATURE_UMIP,
-    X86_FEATURE_SYSCALL, X86_FEATURE_NX, X86_FEATURE_GBPAGES, X86_FEATURE_RDTSCP, X86_FEATURE_LM, X86_FEATURE_LAHF64,
-    X86_FEATURE_PREFETCHW, X86_FEATURE_TOPOEXT, X86_FEATURE_INVARIANT_TSC, X86_FEATURE_LFENCE_SERIALIZING,
+    X86_FEATURE_FXSR, X86_FEATURE_SSE, X86_FEATURE_SSE2, X86_FEATURE_CX16, X86_FEATURE_X2APIC,
+    X86_FEATURE_POPCNT, X86_FEATURE_TSC_DEADLINE, X86_FEATURE_FSGSBASE, X86_FEATURE_SMEP, X86_FEATURE_SMAP,
+    X86_FEATURE_UMIP,
+    X86_FEATURE_SYSCALL, X86_FEATURE_NX, X86_FEATURE_GBPAGES, X86_FEATURE_RDTSCP, X86_FEATURE_LM,
+    X86_FEATURE_LAHF64, X86_FEATURE_PREFETCHW, X86_FEATURE_TOPOEXT, X86_FEATURE_INVARIANT_TSC,
+    X86_FEATURE_LFENCE_SERIALIZING,
     X86_FEATURE_NULL_SEL_CLEARS_BASE, X86_FEATURE_AUTO_IBRS, X86_FEATURE_SSB_NO, X86_FEATURE_SRSO_NO,
 };
 
@@ -54,7 +56,10 @@ static void leaf_features(const struct x86_cpu *cpu, uint32_t leaf, uint32_t sub
             out[features[n].reg] |= 1u << features[n].bit;
 }
 
-static uint32_t processors(const struct x86_cpu *cpu) { return cpu->processor_count ? cpu->processor_count : 1; }
+static uint32_t processors(const struct x86_cpu *cpu)
+{
+    return cpu->processor_count ? cpu->processor_count : 1;
+}
 
 // Bits of an APIC id that tell the processors of the package apart.
 static unsigned id_bits(const struct x86_cpu *cpu)
@@ -120,7 +125,7 @@ static void leaf_amd_features(const struct x86_cpu *cpu, uint32_t out[4])
         out[ECX] |= 1u << 1;
 }
 
-// Deterministic cache parameters: 32 KiB of level 1 each, 512 KiB of level 2, 16 MiB of level 3 shared by all.
+// Cache parameters: 32 KiB of level 1 each, 512 KiB of level 2, 16 MiB of level 3 shared by all.
 static void leaf_cache(const struct x86_cpu *cpu, uint32_t subleaf, uint32_t out[4])
 {
     static const struct { uint32_t type, level, ways, sets; } caches[] = {

@@ -1,4 +1,4 @@
-// Delivery of exceptions and interrupts: IVT, protected-mode gates, long mode with IST; double and triple faults.
+// Delivery of exceptions and interrupts: IVT, protected-mode gates, long mode with IST; double faults.
 #include "x86/segment.h"
 
 #include <string.h>
@@ -20,7 +20,8 @@ struct delivery {
     uint64_t flags;             // the same
 };
 
-static struct delivery delivery_make(const struct x86_cpu *cpu, const struct x86_exception *event, bool external)
+static struct delivery delivery_make(const struct x86_cpu *cpu, const struct x86_exception *event,
+                                     bool external)
 {
     struct delivery d = { .event = *event, .rip = cpu->rip, .flags = x86_get_rflags(cpu) };
     d.ext = !event->software;
@@ -50,7 +51,7 @@ static uint64_t handler_flags(const struct x86_cpu *cpu, bool interrupt_gate)
     return x86_get_rflags(cpu) & ~clear;
 }
 
-// ---- Real mode ---------------------------------------------------------------------------------------------------
+// ---- Real mode --------------------------------------------------------------------------------------------
 
 static bool deliver_real(struct x86_cpu *cpu, const struct delivery *d)
 {
@@ -59,7 +60,8 @@ static bool deliver_real(struct x86_cpu *cpu, const struct delivery *d)
     unsigned offset = d->event.vector * 4u;
     if (offset + 3 > cpu->idtr.limit)
         return x86_fault(cpu, X86_GP, idt_error(d));
-    if (!x86_read_linear(cpu, (cpu->idtr.base + offset) & 0xffffffff, vector, sizeof vector, X86_READ | X86_IMPLICIT))
+    if (!x86_read_linear(cpu, (cpu->idtr.base + offset) & 0xffffffff, vector, sizeof vector,
+                         X86_READ | X86_IMPLICIT))
         return false;
     segment_stack_current(cpu, &st);
     if (!segment_push(cpu, &st, 2, d->flags) || !segment_push(cpu, &st, 2, cpu->segment[X86_CS].selector)
@@ -72,7 +74,7 @@ static bool deliver_real(struct x86_cpu *cpu, const struct delivery *d)
     return true;
 }
 
-// ---- Gates -------------------------------------------------------------------------------------------------------
+// ---- Gates ------------------------------------------------------------------------------------------------
 
 // The checks of the gate itself that protected and long mode share.
 static bool check_gate(struct x86_cpu *cpu, const struct delivery *d, uint64_t raw)
@@ -86,7 +88,8 @@ static bool check_gate(struct x86_cpu *cpu, const struct delivery *d, uint64_t r
 }
 
 // The code segment of a gate.
-static bool gate_code(struct x86_cpu *cpu, const struct delivery *d, uint16_t selector, struct x86_descriptor *cs)
+static bool gate_code(struct x86_cpu *cpu, const struct delivery *d, uint16_t selector,
+                      struct x86_descriptor *cs)
 {
     uint32_t code = (selector & 0xfffc) | d->ext;
     if (segment_is_null(selector))
@@ -117,7 +120,7 @@ static void enter_handler(struct x86_cpu *cpu, const struct x86_descriptor *cs, 
     x86_set_rflags(cpu, flags);
 }
 
-// ---- Long mode (SDM vol. 3A 6.14) --------------------------------------------------------------------------------
+// ---- Long mode (SDM vol. 3A 6.14) -------------------------------------------------------------------------
 
 static bool deliver_long(struct x86_cpu *cpu, const struct delivery *d)
 {
@@ -164,11 +167,12 @@ static bool deliver_long(struct x86_cpu *cpu, const struct delivery *d)
     return true;
 }
 
-// ---- Protected mode (SDM vol. 3A 6.12) ---------------------------------------------------------------------------
+// ---- Protected mode (SDM vol. 3A 6.12) --------------------------------------------------------------------
 
 struct gate { uint16_t selector; unsigned size; bool interrupt; uint64_t offset; };
 
-static bool push_frame(struct x86_cpu *cpu, const struct delivery *d, struct x86_stack *st, unsigned size, bool inner)
+static bool push_frame(struct x86_cpu *cpu, const struct delivery *d, struct x86_stack *st, unsigned size,
+                       bool inner)
 {
     static const uint8_t v86[] = { X86_GS, X86_FS, X86_DS, X86_ES };
     for (unsigned n = 0; inner && (d->flags & X86_VM) && n < sizeof v86; n++)
@@ -178,7 +182,8 @@ static bool push_frame(struct x86_cpu *cpu, const struct delivery *d, struct x86
                   || !segment_push(cpu, st, size, cpu->slot[X86_RSP])))
         return false;
     return segment_push(cpu, st, size, d->flags) && segment_push(cpu, st, size, cpu->segment[X86_CS].selector)
-        && segment_push(cpu, st, size, d->rip) && (!d->event.has_error || segment_push(cpu, st, size, d->event.error));
+        && segment_push(cpu, st, size, d->rip)
+        && (!d->event.has_error || segment_push(cpu, st, size, d->event.error));
 }
 
 static bool enter_gate(struct x86_cpu *cpu, const struct delivery *d, const struct gate *g)
@@ -219,9 +224,11 @@ static bool deliver_protected(struct x86_cpu *cpu, const struct delivery *d)
     unsigned offset = d->event.vector * 8u;
     if (offset + 7 > cpu->idtr.limit)
         return x86_fault(cpu, X86_GP, idt_error(d));
-    if (!x86_read_linear(cpu, (cpu->idtr.base + offset) & 0xffffffff, &raw, sizeof raw, X86_READ | X86_IMPLICIT))
+    if (!x86_read_linear(cpu, (cpu->idtr.base + offset) & 0xffffffff, &raw, sizeof raw,
+                         X86_READ | X86_IMPLICIT))
         return false;
-    struct gate g = { .selector = (uint16_t)(raw >> 16), .size = 4, .offset = (raw & 0xffff) | (raw >> 48) << 16 };
+    struct gate g = { .selector = (uint16_t)(raw >> 16), .size = 4,
+                      .offset = (raw & 0xffff) | (raw >> 48) << 16 };
     unsigned type = raw >> 40 & 0x1f;
     switch (type) {
     case GATE_INTERRUPT16:
@@ -246,7 +253,7 @@ static bool deliver_protected(struct x86_cpu *cpu, const struct delivery *d)
     return enter_gate(cpu, d, &g);
 }
 
-// ---- One after the other -----------------------------------------------------------------------------------------
+// ---- One after the other ----------------------------------------------------------------------------------
 
 static bool deliver_once(struct x86_cpu *cpu, const struct delivery *d)
 {
@@ -327,7 +334,8 @@ static enum x86_leave deliver(struct x86_cpu *cpu, const struct x86_exception *f
         enum fault_class was = classify(&current, external), now = classify(&cpu->exception, false);
         if (was == CLASS_DOUBLE)
             return X86_LEAVE_SHUTDOWN;
-        if ((was == CLASS_CONTRIBUTORY && now == CLASS_CONTRIBUTORY) || (was == CLASS_PAGE && now != CLASS_BENIGN)) {
+        if ((was == CLASS_CONTRIBUTORY && now == CLASS_CONTRIBUTORY)
+            || (was == CLASS_PAGE && now != CLASS_BENIGN)) {
             note_cause(cpu, &cpu->exception);
             x86_fault(cpu, X86_DF_FAULT, 0);
         }

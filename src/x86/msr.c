@@ -1,4 +1,4 @@
-// Model-specific registers that live in the processor; all others are the platform's (bus->read_msr, bus->write_msr).
+// Model-specific registers that live in the processor; all others are the platform's (struct x86_bus).
 #include "x86/segment.h"
 
 #include "x86/decode.h"
@@ -18,7 +18,8 @@ enum msr {
 
 #define EFER_FFXSR (1ull << 14)
 #define EFER_AUTO_IBRS (1ull << 21)
-#define HWCR_TSC_FREQUENCY (1ull << 24)     // the TSC counts at the frequency of P-state 0: it is constant here
+// The TSC counts at the frequency of P-state 0: it is constant here.
+#define HWCR_TSC_FREQUENCY (1ull << 24)
 #define DE_CFG_LFENCE (1ull << 1)           // LFENCE waits for all before it: it does here
 
 uint64_t x86_efer_allowed(const struct x86_cpu *cpu)
@@ -51,7 +52,7 @@ static enum x86_answer write_efer(struct x86_cpu *cpu, uint64_t value)
     return X86_DONE;
 }
 
-// ---- Memory types (SDM vol. 3A 12.11, 12.12). They have no effect here, but are checked and kept. -------------------
+// ---- Memory types (SDM vol. 3A 12.11, 12.12). They have no effect here, but are checked and kept. ---------
 
 static bool memory_type(uint64_t type) { return type <= 1 || (type >= 4 && type <= 6); }
 
@@ -98,11 +99,12 @@ static enum x86_answer write_mtrr_variable(struct x86_cpu *cpu, uint32_t msr, ui
     return X86_DONE;
 }
 
-// ---- Plain registers ---------------------------------------------------------------------------------------------
+// ---- Plain registers --------------------------------------------------------------------------------------
 
 enum plain_check { ANY, CANONICAL, LOW32, READ_ONLY };
 
-// MSRs that are a field of the processor, with what may be written. LOW32 drops the upper half, as this vendor does.
+// MSRs that are a field of the processor, with what may be written. LOW32 drops the upper half, as this
+// vendor does.
 struct plain { uint32_t msr; uint16_t offset; uint8_t check; uint16_t feature; };
 #define FIELD(member) offsetof(struct x86_cpu, member)
 #define BASE_OF(s) (FIELD(slot) + 8 * (X86_SLOT_SEGMENT + (s)))
@@ -134,7 +136,8 @@ static uint64_t *plain_field(struct x86_cpu *cpu, const struct plain *p)
     return (uint64_t *)((char *)cpu + p->offset);
 }
 
-// What this vendor's systems read without asking CPUID first, and what is true here. Writing them changes nothing.
+// What this vendor's systems read without asking CPUID first, and what is true here. Writing them changes
+// nothing.
 static bool vendor_constant(uint32_t msr, uint64_t *value)
 {
     switch (msr) {

@@ -1,10 +1,10 @@
-// Instructions about segments and descriptor tables: loads and stores of segment registers, LGDT and kin, LAR and kin.
+// Instructions about segment registers, descriptors and their tables; MOV with control and debug registers.
 #include "x86/ops_system.h"
 
-// ---- Segment registers -------------------------------------------------------------------------------------------
+// ---- Segment registers ------------------------------------------------------------------------------------
 
-// After a load of `segment`, may the block go on? SS holds interrupts off for one instruction, and outside 64-bit mode the
-// mode may have changed.
+// After a load of `segment`, may the block go on? SS holds interrupts off for one instruction, and outside
+// 64-bit mode the mode may have changed.
 static bool goes_on(struct x86_cpu *cpu, const struct insn *i, unsigned segment)
 {
     if (segment == X86_SS) {
@@ -121,7 +121,7 @@ bool x86_emit_load_far(struct x86_emit *e, unsigned p)
     return emit_last(e, load_far);
 }
 
-// ---- FS and GS bases ---------------------------------------------------------------------------------------------
+// ---- FS and GS bases --------------------------------------------------------------------------------------
 
 static const struct insn *read_base(struct x86_cpu *cpu, const struct insn *i)
 {
@@ -144,7 +144,8 @@ static const struct insn *write_base(struct x86_cpu *cpu, const struct insn *i)
 
 bool x86_emit_base(struct x86_emit *e, unsigned p)
 {
-    uint8_t base = OFFSET(X86_SLOT_SEGMENT + (p & 1 ? X86_GS : X86_FS)), reg = x86_emit_gpr(e->operand[0].reg.value);
+    uint8_t base = OFFSET(X86_SLOT_SEGMENT + (p & 1 ? X86_GS : X86_FS));
+    uint8_t reg = x86_emit_gpr(e->operand[0].reg.value);
     e->insn->dst = p & 2 ? base : reg;
     e->insn->src = p & 2 ? reg : base;
     return x86_emit_code64(e) && emit_fn(e, p & 2 ? write_base : read_base);
@@ -165,7 +166,7 @@ bool x86_emit_swapgs(struct x86_emit *e, unsigned p)
     return x86_emit_code64(e) && emit_fn(e, swapgs);
 }
 
-// ---- Descriptor tables -------------------------------------------------------------------------------------------
+// ---- Descriptor tables ------------------------------------------------------------------------------------
 
 struct table_image { uint16_t limit; uint64_t base; } __attribute__((packed));
 
@@ -212,15 +213,15 @@ bool x86_emit_table(struct x86_emit *e, unsigned p)
     return emit_last(e, p & 2 ? store_table : load_table);
 }
 
-// ---- LLDT, LTR, VERR, VERW, LMSW ---------------------------------------------------------------------------------
+// ---- LLDT, LTR, VERR, VERW, LMSW --------------------------------------------------------------------------
 
 static void set_zf(struct x86_cpu *cpu, bool set)
 {
     cpu->oszapc = (uint16_t)((cpu->oszapc & ~X86_HOST_ZF) | (set ? X86_HOST_ZF : 0));
 }
 
-#define PROTECTED_ONLY()                                                                                              \
-    if (!(cpu->mode & X86_MODE_PROTECTED))                                                                            \
+#define PROTECTED_ONLY()                                                                                     \
+    if (!(cpu->mode & X86_MODE_PROTECTED))                                                                   \
         return x86_raise(cpu, i, X86_UD, -1)
 
 static const struct insn *load_system(struct x86_cpu *cpu, const struct insn *i)
@@ -234,7 +235,8 @@ static const struct insn *load_system(struct x86_cpu *cpu, const struct insn *i)
     return x86_leave_done(cpu, i);
 }
 
-// Find the descriptor for an instruction that only asks. *found: within its table and accessible by privilege.
+// Find the descriptor for an instruction that only asks. *found: within its table and accessible by
+// privilege.
 static bool ask_descriptor(struct x86_cpu *cpu, uint16_t selector, struct x86_descriptor *d, bool *found)
 {
     uint64_t raw;
@@ -296,7 +298,7 @@ bool x86_emit_selector(struct x86_emit *e, unsigned p)
     return emit_last(e, lmsw);
 }
 
-// ---- SLDT, STR, SMSW ---------------------------------------------------------------------------------------------
+// ---- SLDT, STR, SMSW --------------------------------------------------------------------------------------
 
 static const struct insn *store_selector(struct x86_cpu *cpu, const struct insn *i)
 {
@@ -324,7 +326,7 @@ bool x86_emit_store_selector(struct x86_emit *e, unsigned p)
     return emit_fn(e, store_selector);
 }
 
-// ---- LAR, LSL, ARPL ----------------------------------------------------------------------------------------------
+// ---- LAR, LSL, ARPL ---------------------------------------------------------------------------------------
 
 // System types that LAR and LSL know, as bit sets (SDM vol. 2A, LAR and LSL).
 #define LAR_TYPES 0x1a3eu
@@ -343,7 +345,9 @@ static const struct insn *ask(struct x86_cpu *cpu, const struct insn *i)
     if (!ask_descriptor(cpu, selector, &d, &found))
         return x86_leave_fault(cpu, i);
     if (found && !(d.attributes & X86_SEG_S)) {
-        unsigned types = segment_long(cpu) ? (limit ? LSL_TYPES_LONG : LAR_TYPES_LONG) : limit ? LSL_TYPES : LAR_TYPES;
+        unsigned types = limit ? LSL_TYPES : LAR_TYPES;
+        if (segment_long(cpu))
+            types = limit ? LSL_TYPES_LONG : LAR_TYPES_LONG;
         found = types >> (d.attributes & X86_SEG_TYPE) & 1;
     }
     set_zf(cpu, found);
@@ -402,7 +406,7 @@ bool x86_emit_arpl(struct x86_emit *e, unsigned p)
     return emit_fn(e, arpl_r);
 }
 
-// ---- MOV with segment, control and debug registers -----------------------------------------------------------------
+// ---- MOV with segment, control and debug registers --------------------------------------------------------
 
 static const struct insn *mov_to_control(struct x86_cpu *cpu, const struct insn *i)
 {
@@ -448,13 +452,16 @@ static const struct insn *mov_from_debug(struct x86_cpu *cpu, const struct insn 
     return x86_leave_done(cpu, i);
 }
 
+static ZydisRegisterClass register_class(const ZydisDecodedOperand *operand)
+{
+    return x86_is_register(operand) ? ZydisRegisterGetClass(operand->reg.value) : ZYDIS_REGCLASS_INVALID;
+}
+
 bool x86_emit_mov_system(struct x86_emit *e, unsigned p)
 {
     (void)p;
     const ZydisDecodedOperand *to = &e->operand[0], *from = &e->operand[1];
-    ZydisRegisterClass to_class = x86_is_register(to) ? ZydisRegisterGetClass(to->reg.value) : ZYDIS_REGCLASS_INVALID;
-    ZydisRegisterClass from_class = x86_is_register(from) ? ZydisRegisterGetClass(from->reg.value)
-                                                          : ZYDIS_REGCLASS_INVALID;
+    ZydisRegisterClass to_class = register_class(to), from_class = register_class(from);
     if (to_class == ZYDIS_REGCLASS_SEGMENT || from_class == ZYDIS_REGCLASS_SEGMENT)
         return emit_mov_segment(e);
     if (!x86_is_register(to) || !x86_is_register(from))

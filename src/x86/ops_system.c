@@ -1,7 +1,7 @@
 // Instructions about the processor itself: flags, HLT, CPUID, TSC, MSRs, caches and translations.
 #include "x86/ops_system.h"
 
-// ---- PUSHF, POPF, CLI, STI, STAC, CLAC ---------------------------------------------------------------------------
+// ---- PUSHF, POPF, CLI, STI, STAC, CLAC --------------------------------------------------------------------
 
 static bool iopl_forbids(const struct x86_cpu *cpu)
 {
@@ -123,7 +123,7 @@ static const struct insn *clac(struct x86_cpu *cpu, const struct insn *i)
     NEXT(cpu, i);
 }
 
-// ---- HLT, CLTS, INVLPG, INVD -------------------------------------------------------------------------------------
+// ---- HLT, CLTS, INVLPG, INVD ------------------------------------------------------------------------------
 
 static const struct insn *hlt(struct x86_cpu *cpu, const struct insn *i)
 {
@@ -157,7 +157,7 @@ static const struct insn *invd(struct x86_cpu *cpu, const struct insn *i)
     return x86_leave_done(cpu, i);
 }
 
-// ---- CPUID, TSC, MSRs --------------------------------------------------------------------------------------------
+// ---- CPUID, TSC, MSRs -------------------------------------------------------------------------------------
 
 static const struct insn *cpuid(struct x86_cpu *cpu, const struct insn *i)
 {
@@ -195,14 +195,14 @@ static __attribute__((noinline)) struct answer ask_msr(struct x86_cpu *cpu)
     return a;
 }
 
-#define TAKE(answer_)                                                                                                 \
-    do {                                                                                                              \
-        if (X86_UNLIKELY((answer_).kind == X86_FAULT_GP))                                                             \
-            return x86_raise(cpu, i, X86_GP, 0);                                                                      \
-        if (X86_UNLIKELY((answer_).kind == X86_ANSWER_EXIT))                                                          \
-            return x86_leave_exit(cpu, i);                                                                            \
-        cpu->slot[X86_RAX] = (uint32_t)(answer_).value;                                                               \
-        cpu->slot[X86_RDX] = (answer_).value >> 32;                                                                   \
+#define TAKE(answer_)                                                                                        \
+    do {                                                                                                     \
+        if (X86_UNLIKELY((answer_).kind == X86_FAULT_GP))                                                    \
+            return x86_raise(cpu, i, X86_GP, 0);                                                             \
+        if (X86_UNLIKELY((answer_).kind == X86_ANSWER_EXIT))                                                 \
+            return x86_leave_exit(cpu, i);                                                                   \
+        cpu->slot[X86_RAX] = (uint32_t)(answer_).value;                                                      \
+        cpu->slot[X86_RDX] = (answer_).value >> 32;                                                          \
     } while (0)
 
 static const struct insn *rdtsc(struct x86_cpu *cpu, const struct insn *i)
@@ -262,19 +262,19 @@ static const struct insn *wrmsr(struct x86_cpu *cpu, const struct insn *i)
     return x86_leave_done(cpu, i);
 }
 
-// ---- Emitters ----------------------------------------------------------------------------------------------------
+// ---- Emitters ---------------------------------------------------------------------------------------------
 
-#define PLAIN(name)                                                                                                   \
-    bool x86_emit_##name(struct x86_emit *e, unsigned p)                                                              \
-    {                                                                                                                 \
-        (void)p;                                                                                                      \
-        return emit_fn(e, name);                                                                                      \
+#define PLAIN(name)                                                                                          \
+    bool x86_emit_##name(struct x86_emit *e, unsigned p)                                                     \
+    {                                                                                                        \
+        (void)p;                                                                                             \
+        return emit_fn(e, name);                                                                             \
     }
-#define LAST(name)                                                                                                    \
-    bool x86_emit_##name(struct x86_emit *e, unsigned p)                                                              \
-    {                                                                                                                 \
-        (void)p;                                                                                                      \
-        return emit_last(e, name);                                                                                    \
+#define LAST(name)                                                                                           \
+    bool x86_emit_##name(struct x86_emit *e, unsigned p)                                                     \
+    {                                                                                                        \
+        (void)p;                                                                                             \
+        return emit_last(e, name);                                                                           \
     }
 
 PLAIN(cli)

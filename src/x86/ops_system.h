@@ -33,19 +33,19 @@ static inline void emit_register_or_memory(struct x86_emit *e, const ZydisDecode
 }
 
 // The 16-bit value of that operand.
-#define OPERAND16(var)                                                                                                \
-    uint16_t var;                                                                                                     \
-    if (i->src != SRC_MEMORY) {                                                                                       \
-        var = R16(i->src);                                                                                            \
-    } else {                                                                                                          \
-        ADDRESS(operand_linear, 2, X86_READ);                                                                         \
-        LOAD(uint16_t, operand_value, operand_linear);                                                                \
-        var = operand_value;                                                                                          \
+#define OPERAND16(var)                                                                                       \
+    uint16_t var;                                                                                            \
+    if (i->src != SRC_MEMORY) {                                                                              \
+        var = R16(i->src);                                                                                   \
+    } else {                                                                                                 \
+        ADDRESS(operand_linear, 2, X86_READ);                                                                \
+        LOAD(uint16_t, operand_value, operand_linear);                                                       \
+        var = operand_value;                                                                                 \
     }
 
 // Privileged instructions are for CPL 0.
-#define PRIVILEGED()                                                                                                  \
-    if (X86_UNLIKELY(cpu->cpl != 0))                                                                                  \
+#define PRIVILEGED()                                                                                         \
+    if (X86_UNLIKELY(cpu->cpl != 0))                                                                         \
         return x86_raise(cpu, i, X86_GP, 0)
 
 static inline bool emit_fn(struct x86_emit *e, insn_fn fn)
@@ -54,8 +54,9 @@ static inline bool emit_fn(struct x86_emit *e, insn_fn fn)
     return true;
 }
 
-// For handlers that never continue with the next instruction of the block. A handler that lets the address of a local
-// escape has to be one: its call of the next would not be a jump, and the stack would grow with every instruction.
+// For handlers that never continue with the next instruction of the block. A handler that lets the address of
+// a local escape has to be one: its call of the next would not be a jump, and the stack would grow with every
+// instruction.
 static inline bool emit_last(struct x86_emit *e, insn_fn fn)
 {
     e->ends_block = true;

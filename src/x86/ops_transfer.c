@@ -1,7 +1,7 @@
 // Instructions that leave the code segment or the privilege: far JMP, CALL, RET, INT, IRET, SYSCALL and kin.
 #include "x86/ops_system.h"
 
-// ---- Far JMP, CALL, RET ------------------------------------------------------------------------------------------
+// ---- Far JMP, CALL, RET -----------------------------------------------------------------------------------
 
 // The outcome of a function that works on cpu->rip.
 static const struct insn *transferred(struct x86_cpu *cpu, const struct insn *i, bool ok)
@@ -28,7 +28,8 @@ static const struct insn *far_indirect(struct x86_cpu *cpu, const struct insn *i
         return x86_leave_fault(cpu, i);
     LOAD(uint16_t, selector, lin + i->size);
     cpu->rip = x86_insn_rip(cpu, i);
-    return transferred(cpu, i, x86_far_jump(cpu, selector, offset, i->size, i->dst, x86_insn_next_rip(cpu, i)));
+    return transferred(cpu, i,
+                       x86_far_jump(cpu, selector, offset, i->size, i->dst, x86_insn_next_rip(cpu, i)));
 }
 
 bool x86_emit_far(struct x86_emit *e, unsigned p)
@@ -59,7 +60,7 @@ bool x86_emit_far_return(struct x86_emit *e, unsigned p)
     return emit_last(e, far_return);
 }
 
-// ---- Interrupts --------------------------------------------------------------------------------------------------
+// ---- Interrupts -------------------------------------------------------------------------------------------
 
 static const struct insn *interrupt(struct x86_cpu *cpu, const struct insn *i)
 {
@@ -67,7 +68,8 @@ static const struct insn *interrupt(struct x86_cpu *cpu, const struct insn *i)
     if ((cpu->rflags & X86_VM) && (cpu->rflags & X86_IOPL) != X86_IOPL)
         return x86_raise(cpu, i, X86_GP, 0);
     cpu->rip = x86_insn_rip(cpu, i);
-    // Not by way of X86_LEAVE_EXCEPTION: INT n is no exception whatever its vector, and is not intercepted as one.
+    // Not by way of X86_LEAVE_EXCEPTION: INT n is no exception whatever its vector, and is not intercepted as
+    // one.
     enum x86_leave leave = x86_deliver_event(cpu, &event, false);
     if (leave == X86_LEAVE_LOOKUP)
         return x86_leave_branch(cpu, i);
@@ -141,7 +143,7 @@ bool x86_emit_iret(struct x86_emit *e, unsigned p)
     return emit_last(e, iret);
 }
 
-// ---- System calls (APM vol. 3: SYSCALL, SYSRET, SYSENTER, SYSEXIT) -----------------------------------------------
+// ---- System calls (APM vol. 3: SYSCALL, SYSRET, SYSENTER, SYSEXIT) ----------------------------------------
 
 #define CODE64 (X86_SEG_G | X86_SEG_L | X86_SEG_P | X86_SEG_S | 0xb)
 #define CODE32 (X86_SEG_G | X86_SEG_DB | X86_SEG_P | X86_SEG_S | 0xb)
@@ -152,9 +154,11 @@ static void flat_segments(struct x86_cpu *cpu, unsigned cs, uint16_t code, unsig
 {
     uint16_t dpl = (uint16_t)(cpl << X86_SEG_DPL_SHIFT);
     cpu->slot[X86_SLOT_SEGMENT + X86_CS] = cpu->slot[X86_SLOT_SEGMENT + X86_SS] = 0;
-    cpu->segment[X86_CS] = (struct x86_segment){ .limit = 0xffffffff, .selector = (uint16_t)((cs & ~3u) | cpl),
+    cpu->segment[X86_CS] = (struct x86_segment){ .limit = 0xffffffff,
+                                                 .selector = (uint16_t)((cs & ~3u) | cpl),
                                                  .attributes = code | dpl };
-    cpu->segment[X86_SS] = (struct x86_segment){ .limit = 0xffffffff, .selector = (uint16_t)((ss & ~3u) | cpl),
+    cpu->segment[X86_SS] = (struct x86_segment){ .limit = 0xffffffff,
+                                                 .selector = (uint16_t)((ss & ~3u) | cpl),
                                                  .attributes = DATA32 | dpl };
     cpu->cpl = (uint8_t)cpl;
 }
@@ -183,7 +187,8 @@ static const struct insn *syscall_op(struct x86_cpu *cpu, const struct insn *i)
     return x86_leave_branch(cpu, i);
 }
 
-// SS is loaded whole. This vendor's processors keep its old attributes; software that expects that is not disturbed.
+// SS is loaded whole. This vendor's processors keep its old attributes; software that expects that is not
+// disturbed.
 static const struct insn *sysret(struct x86_cpu *cpu, const struct insn *i)
 {
     if (!(cpu->efer & X86_EFER_SCE) || !(cpu->cr0 & X86_CR0_PE))

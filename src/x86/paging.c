@@ -1,4 +1,4 @@
-// The page walk: from a linear to a guest-physical address with rights, accessed and dirty bits (SDM vol. 3A 4).
+// The page walk: from linear to guest-physical, with rights, accessed and dirty bits (SDM vol. 3A 4).
 #include "x86/system.h"
 
 #include <stdatomic.h>
@@ -135,7 +135,8 @@ static bool walk_legacy(struct walk *w)
     return walk_leaf(w, pte, pte & 0xfffff000, 12);
 }
 
-// PAE and 4-level paging from the level whose entries map 1 GiB or, for PAE, 2 MiB downwards (SDM vol. 3A 4.4, 4.5).
+// PAE and 4-level paging from the level whose entries map 1 GiB or, for PAE, 2 MiB downwards (SDM vol. 3A
+// 4.4, 4.5).
 static bool walk_wide(struct walk *w, uint64_t table, unsigned shift, uint64_t reserved)
 {
     for (;; shift -= 9) {
@@ -193,7 +194,8 @@ static bool walk_permitted(struct walk *w)
 
 enum mark { MARK_DONE, MARK_AGAIN, MARK_MISSING };
 
-// Set accessed and dirty bits. An entry that changed since it was read makes the walk start again (SDM vol. 3A 4.8).
+// Set accessed and dirty bits (SDM vol. 3A 4.8). An entry that changed since it was read makes the walk start
+// again.
 static enum mark walk_mark(struct walk *w)
 {
     for (unsigned n = 0; n < w->entries; n++) {

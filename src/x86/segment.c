@@ -5,7 +5,7 @@
 #define TSS32_ESP0 4u
 #define TSS_IO_MAP 0x66u
 
-// ---- Descriptors -------------------------------------------------------------------------------------------------
+// ---- Descriptors ------------------------------------------------------------------------------------------
 
 void segment_unpack(struct x86_descriptor *d, uint64_t raw)
 {
@@ -40,7 +40,8 @@ bool segment_locate(const struct x86_cpu *cpu, uint16_t selector, unsigned size,
     return true;
 }
 
-bool segment_fetch(struct x86_cpu *cpu, uint16_t selector, unsigned vector, unsigned ext, struct x86_descriptor *d)
+bool segment_fetch(struct x86_cpu *cpu, uint16_t selector, unsigned vector, unsigned ext,
+                   struct x86_descriptor *d)
 {
     uint64_t raw;
     if (!segment_locate(cpu, selector, 8, &d->linear))
@@ -52,7 +53,8 @@ bool segment_fetch(struct x86_cpu *cpu, uint16_t selector, unsigned vector, unsi
     return true;
 }
 
-bool segment_fetch_upper(struct x86_cpu *cpu, struct x86_descriptor *d, unsigned vector, unsigned ext, uint64_t *upper)
+bool segment_fetch_upper(struct x86_cpu *cpu, struct x86_descriptor *d, unsigned vector, unsigned ext,
+                         uint64_t *upper)
 {
     uint64_t linear;
     if (!segment_locate(cpu, d->selector, 16, &linear))
@@ -77,7 +79,8 @@ bool segment_touch(struct x86_cpu *cpu, struct x86_descriptor *d)
 void segment_install(struct x86_cpu *cpu, unsigned index, uint16_t selector, const struct x86_descriptor *d)
 {
     cpu->slot[X86_SLOT_SEGMENT + index] = d->base;
-    cpu->segment[index] = (struct x86_segment){ .limit = d->limit, .selector = selector, .attributes = d->attributes };
+    cpu->segment[index] = (struct x86_segment){ .limit = d->limit, .selector = selector,
+                                                .attributes = d->attributes };
 }
 
 // A null selector clears base and limit too, as CPUID 8000_0021 EAX bit 6 says (APM vol. 2 4.5.1).
@@ -87,7 +90,8 @@ void segment_clear(struct x86_cpu *cpu, unsigned index, uint16_t selector)
     cpu->segment[index] = (struct x86_segment){ .selector = selector };
 }
 
-// Real mode keeps limit and size of the segment (code that has been in protected mode uses that); virtual-8086 does not.
+// Real mode keeps limit and size of the segment (code that has been in protected mode uses that);
+// virtual-8086 does not.
 void segment_install_real(struct x86_cpu *cpu, unsigned index, uint16_t selector)
 {
     struct x86_segment *seg = &cpu->segment[index];
@@ -103,7 +107,7 @@ void segment_install_real(struct x86_cpu *cpu, unsigned index, uint16_t selector
     seg->attributes = (seg->attributes & 0xf000) | X86_SEG_P | X86_SEG_S | (index == X86_CS ? 0xb : 3);
 }
 
-// ---- Loads -------------------------------------------------------------------------------------------------------
+// ---- Loads ------------------------------------------------------------------------------------------------
 
 bool segment_check_stack(struct x86_cpu *cpu, uint16_t selector, unsigned cpl, unsigned vector, unsigned ext,
                          struct x86_descriptor *d)
@@ -113,7 +117,8 @@ bool segment_check_stack(struct x86_cpu *cpu, uint16_t selector, unsigned cpl, u
         return x86_fault(cpu, vector, ext);
     if (!segment_fetch(cpu, selector, vector, ext, d))
         return false;
-    if ((selector & 3u) != cpl || segment_dpl(d->attributes) != cpl || !segment_is_writable_data(d->attributes))
+    if ((selector & 3u) != cpl || segment_dpl(d->attributes) != cpl
+        || !segment_is_writable_data(d->attributes))
         return x86_fault(cpu, vector, code);
     if (!(d->attributes & X86_SEG_P))
         return x86_fault(cpu, X86_SSF, code);
@@ -223,7 +228,7 @@ bool x86_load_tr(struct x86_cpu *cpu, uint16_t selector)
     return true;
 }
 
-// ---- Stacks ------------------------------------------------------------------------------------------------------
+// ---- Stacks -----------------------------------------------------------------------------------------------
 
 void segment_stack_legacy(struct x86_stack *st, const struct x86_descriptor *ss, uint64_t sp)
 {
@@ -241,7 +246,8 @@ void segment_stack_current(const struct x86_cpu *cpu, struct x86_stack *st)
         st->mask = ~0ull;
 }
 
-static bool stack_linear(struct x86_cpu *cpu, const struct x86_stack *st, uint64_t sp, unsigned size, uint64_t *linear)
+static bool stack_linear(struct x86_cpu *cpu, const struct x86_stack *st, uint64_t sp, unsigned size,
+                         uint64_t *linear)
 {
     if (st->wide) {
         if (!x86_canonical(sp) || !x86_canonical(sp + size - 1))
@@ -308,7 +314,7 @@ bool x86_pop(struct x86_cpu *cpu, unsigned size, uint64_t *value)
     return true;
 }
 
-// ---- The TSS -----------------------------------------------------------------------------------------------------
+// ---- The TSS ----------------------------------------------------------------------------------------------
 
 static bool tss_read(struct x86_cpu *cpu, unsigned offset, void *bytes, unsigned size, unsigned ext)
 {

@@ -1,6 +1,6 @@
 // Descriptors and stacks as the far transfers, exceptions and task switches share them. Private to src/x86.
 //
-// Everything here that can fail returns false with the fault or exit recorded, and has changed no register then.
+// What can fail here returns false with the fault or exit recorded, and has changed no register then.
 #ifndef BULKHEAD_X86_SEGMENT_H
 #define BULKHEAD_X86_SEGMENT_H
 
@@ -17,8 +17,14 @@ struct x86_descriptor {
 };
 
 static inline bool segment_is_null(uint16_t selector) { return (selector & 0xfffc) == 0; }
-static inline unsigned segment_dpl(uint16_t attributes) { return (attributes & X86_SEG_DPL) >> X86_SEG_DPL_SHIFT; }
-static inline bool segment_is_code(uint16_t attributes) { return (attributes & (X86_SEG_S | 8)) == (X86_SEG_S | 8); }
+static inline unsigned segment_dpl(uint16_t attributes)
+{
+    return (attributes & X86_SEG_DPL) >> X86_SEG_DPL_SHIFT;
+}
+static inline bool segment_is_code(uint16_t attributes)
+{
+    return (attributes & (X86_SEG_S | 8)) == (X86_SEG_S | 8);
+}
 static inline bool segment_is_conforming(uint16_t attributes) { return attributes & 4; }
 static inline bool segment_is_writable_data(uint16_t attributes)
 {
@@ -42,9 +48,11 @@ void segment_unpack(struct x86_descriptor *d, uint64_t raw);
 // Where a selector's descriptor lies; false (no fault recorded): beyond its table. `size`: 8 or 16.
 bool segment_locate(const struct x86_cpu *cpu, uint16_t selector, unsigned size, uint64_t *linear);
 // Fetch a descriptor. Beyond the table: exception `vector` with the selector and `ext` (0 or 1) as its code.
-bool segment_fetch(struct x86_cpu *cpu, uint16_t selector, unsigned vector, unsigned ext, struct x86_descriptor *d);
+bool segment_fetch(struct x86_cpu *cpu, uint16_t selector, unsigned vector, unsigned ext,
+                   struct x86_descriptor *d);
 // The upper half of a system descriptor in long mode: completes d->base, gives the raw half.
-bool segment_fetch_upper(struct x86_cpu *cpu, struct x86_descriptor *d, unsigned vector, unsigned ext, uint64_t *upper);
+bool segment_fetch_upper(struct x86_cpu *cpu, struct x86_descriptor *d, unsigned vector, unsigned ext,
+                         uint64_t *upper);
 // Set the accessed bit in memory (and in *d).
 bool segment_touch(struct x86_cpu *cpu, struct x86_descriptor *d);
 
@@ -53,7 +61,8 @@ void segment_install(struct x86_cpu *cpu, unsigned index, uint16_t selector, con
 void segment_clear(struct x86_cpu *cpu, unsigned index, uint16_t selector);
 void segment_install_real(struct x86_cpu *cpu, unsigned index, uint16_t selector);
 
-// Checks of a stack segment for privilege `cpl`. `vector` is what a wrong one raises: #GP or #TS. Sets the accessed bit.
+// Checks of a stack segment for privilege `cpl`. `vector` is what a wrong one raises: #GP or #TS. Sets the
+// accessed bit.
 bool segment_check_stack(struct x86_cpu *cpu, uint16_t selector, unsigned cpl, unsigned vector, unsigned ext,
                          struct x86_descriptor *d);
 
@@ -81,10 +90,11 @@ bool segment_inner_stack(struct x86_cpu *cpu, unsigned cpl, unsigned ext, struct
 bool segment_tss_pointer(struct x86_cpu *cpu, unsigned offset, unsigned ext, uint64_t *value);
 
 // Task switch (SDM vol. 3A 8.3), legacy modes only. `code`: an error code to push on the new stack, or < 0.
-// Faults of the new task's own segments come when the switch is done: they are delivered in the new task, from here. Where
-// that ends the processor or asks for an exit, the result is false with cpu->leave saying so.
+// Faults of the new task's own segments come when the switch is done: they are delivered in the new task,
+// from here. Where that ends the processor or asks for an exit, the result is false with cpu->leave saying
+// so.
 enum segment_task { SEGMENT_TASK_JUMP, SEGMENT_TASK_CALL, SEGMENT_TASK_RETURN };
-bool segment_task_switch(struct x86_cpu *cpu, uint16_t selector, enum segment_task how, uint64_t next_rip, unsigned ext,
-                         int64_t code);
+bool segment_task_switch(struct x86_cpu *cpu, uint16_t selector, enum segment_task how, uint64_t next_rip,
+                         unsigned ext, int64_t code);
 
 #endif

@@ -189,8 +189,8 @@ static bool task_load_segments(struct x86_cpu *cpu, const struct task *t)
     return true;
 }
 
-bool segment_task_switch(struct x86_cpu *cpu, uint16_t selector, enum segment_task how, uint64_t next_rip, unsigned ext,
-                         int64_t code)
+bool segment_task_switch(struct x86_cpu *cpu, uint16_t selector, enum segment_task how, uint64_t next_rip,
+                         unsigned ext, int64_t code)
 {
     struct task t = { 0 };
     uint64_t flags = x86_get_rflags(cpu);

@@ -1,4 +1,6 @@
-// Far control transfers: JMP, CALL and RET between segments, call gates, IRET in every mode (SDM vol. 3A 5.8, 6.12, 6.14).
+// Far control transfers: JMP, CALL and RET between segments, call gates, IRET in every mode.
+//
+// SDM vol. 3A 5.8, 6.12, 6.14; vol. 2 for each instruction.
 #include "x86/segment.h"
 
 #include <string.h>
@@ -28,9 +30,10 @@ static bool impossible_size(const struct x86_cpu *cpu, uint16_t attributes)
     return segment_long(cpu) && (attributes & (X86_SEG_L | X86_SEG_DB)) == (X86_SEG_L | X86_SEG_DB);
 }
 
-// ---- JMP and CALL ------------------------------------------------------------------------------------------------
+// ---- JMP and CALL -----------------------------------------------------------------------------------------
 
-static bool far_real(struct x86_cpu *cpu, uint16_t selector, uint64_t offset, unsigned size, bool call, uint64_t next_rip)
+static bool far_real(struct x86_cpu *cpu, uint16_t selector, uint64_t offset, unsigned size, bool call,
+                     uint64_t next_rip)
 {
     struct x86_stack st;
     offset &= size_mask(size);
@@ -48,8 +51,8 @@ static bool far_real(struct x86_cpu *cpu, uint16_t selector, uint64_t offset, un
     return true;
 }
 
-static bool far_code(struct x86_cpu *cpu, struct x86_descriptor *cs, uint64_t offset, unsigned size, bool call,
-                     uint64_t next_rip)
+static bool far_code(struct x86_cpu *cpu, struct x86_descriptor *cs, uint64_t offset, unsigned size,
+                     bool call, uint64_t next_rip)
 {
     uint16_t selector = cs->selector;
     unsigned dpl = segment_dpl(cs->attributes);
@@ -84,7 +87,8 @@ struct gate {
 };
 
 // The call through a gate to an inner privilege: a new stack, parameters copied to it.
-static bool gate_inner(struct x86_cpu *cpu, const struct gate *g, struct x86_descriptor *cs, uint64_t next_rip)
+static bool gate_inner(struct x86_cpu *cpu, const struct gate *g, struct x86_descriptor *cs,
+                       uint64_t next_rip)
 {
     struct x86_descriptor ss;
     struct x86_stack st, old;
@@ -124,7 +128,8 @@ static bool gate_enter(struct x86_cpu *cpu, const struct gate *g, bool call, uin
         return false;
     unsigned dpl = segment_dpl(cs.attributes);
     bool conforming = segment_is_conforming(cs.attributes);
-    bool permitted = segment_is_code(cs.attributes) && dpl <= cpu->cpl && (call || conforming || dpl == cpu->cpl);
+    bool permitted = segment_is_code(cs.attributes) && dpl <= cpu->cpl
+                  && (call || conforming || dpl == cpu->cpl);
     if (segment_long(cpu) && (cs.attributes & (X86_SEG_L | X86_SEG_DB)) != X86_SEG_L)
         permitted = false;
     if (!permitted)
@@ -156,7 +161,8 @@ static bool gate_enter(struct x86_cpu *cpu, const struct gate *g, bool call, uin
 static bool far_gate(struct x86_cpu *cpu, struct x86_descriptor *d, bool call, uint64_t next_rip)
 {
     struct gate g = { .selector = (uint16_t)(d->raw >> 16),
-                      .offset = (d->raw & 0xffff) | (d->raw >> 48) << 16, .size = 4, .count = d->raw >> 32 & 0x1f };
+                      .offset = (d->raw & 0xffff) | (d->raw >> 48) << 16,
+                      .size = 4, .count = d->raw >> 32 & 0x1f };
     uint32_t code = d->selector & 0xfffc;
     if (segment_long(cpu)) {
         uint64_t upper;
@@ -190,7 +196,8 @@ static bool far_system(struct x86_cpu *cpu, struct x86_descriptor *d, bool call,
     return segment_task_switch(cpu, tss, call ? SEGMENT_TASK_CALL : SEGMENT_TASK_JUMP, next_rip, 0, -1);
 }
 
-bool x86_far_jump(struct x86_cpu *cpu, uint16_t selector, uint64_t offset, unsigned size, bool call, uint64_t next_rip)
+bool x86_far_jump(struct x86_cpu *cpu, uint16_t selector, uint64_t offset, unsigned size, bool call,
+                  uint64_t next_rip)
 {
     struct x86_descriptor d;
     if (!segment_protected(cpu))
@@ -204,7 +211,7 @@ bool x86_far_jump(struct x86_cpu *cpu, uint16_t selector, uint64_t offset, unsig
     return far_system(cpu, &d, call, next_rip);
 }
 
-// ---- RET and IRET ------------------------------------------------------------------------------------------------
+// ---- RET and IRET -----------------------------------------------------------------------------------------
 
 // The checks of CS that RET and IRET share.
 static bool return_code(struct x86_cpu *cpu, uint16_t selector, struct x86_descriptor *cs)
@@ -217,7 +224,8 @@ static bool return_code(struct x86_cpu *cpu, uint16_t selector, struct x86_descr
         return false;
     unsigned dpl = segment_dpl(cs->attributes);
     bool permitted = segment_is_conforming(cs->attributes) ? dpl <= rpl : dpl == rpl;
-    if (rpl < cpu->cpl || !segment_is_code(cs->attributes) || !permitted || impossible_size(cpu, cs->attributes))
+    if (rpl < cpu->cpl || !segment_is_code(cs->attributes) || !permitted
+        || impossible_size(cpu, cs->attributes))
         return x86_fault(cpu, X86_GP, code);
     if (!(cs->attributes & X86_SEG_P))
         return x86_fault(cpu, X86_NP, code);
@@ -336,7 +344,8 @@ static bool interrupt_return_real(struct x86_cpu *cpu, unsigned size)
     if (v86 && (old & X86_IOPL) != X86_IOPL)
         return x86_fault(cpu, X86_GP, 0);
     segment_stack_current(cpu, &st);
-    if (!segment_pop(cpu, &st, size, &rip) || !segment_pop(cpu, &st, size, &cs) || !segment_pop(cpu, &st, size, &image))
+    if (!segment_pop(cpu, &st, size, &rip) || !segment_pop(cpu, &st, size, &cs)
+        || !segment_pop(cpu, &st, size, &image))
         return false;
     if (rip > cpu->segment[X86_CS].limit)
         return x86_fault(cpu, X86_GP, 0);
@@ -351,7 +360,8 @@ static bool interrupt_return_real(struct x86_cpu *cpu, unsigned size)
 }
 
 // From privilege 0 to virtual-8086 mode: six more values on the stack.
-static bool interrupt_return_v86(struct x86_cpu *cpu, struct x86_stack *st, uint64_t rip, uint16_t cs, uint64_t image)
+static bool interrupt_return_v86(struct x86_cpu *cpu, struct x86_stack *st, uint64_t rip, uint16_t cs,
+                                 uint64_t image)
 {
     static const uint8_t order[] = { X86_ES, X86_DS, X86_FS, X86_GS };
     uint64_t sp, ss, selector[4];
