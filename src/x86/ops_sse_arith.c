@@ -30,8 +30,9 @@ bool x86_sse_finish(struct x86_cpu *cpu, uint32_t host, __m128i result, enum sse
     uint32_t flags = sse_host_mxcsr() & X86_MXCSR_FLAGS;
     uint32_t unmasked = ~(cpu->mxcsr >> X86_MXCSR_MASK_SHIFT) & X86_MXCSR_FLAGS;
 
-    // Masked underflow needs a tiny and inexact result, unmasked underflow only a tiny one (SDM vol. 1
-    // 4.9.1.5).
+    // The inexact flag is that of the masked result, also where an unmasked overflow or underflow is raised
+    // in its place. Masked underflow needs a tiny and inexact result, unmasked underflow only a tiny one
+    // (SDM vol. 1 4.9.1.5).
     if ((unmasked & X87_UE) && sse_denormal(result, kind))
         flags |= X87_UE;
     // With an unmasked exception of the operands nothing is computed that could overflow or be inexact (SDM
@@ -210,27 +211,27 @@ TO_INTEGER(cvttsd2si, SSE_SOURCE_M64)
 
 // ---- Conversions from and to MMX registers ------------------------------------------------------
 // Done with the XMM instruction that converts the same numbers, so that the host's x87 state is left alone.
-// They count as MMX instructions too: a pending x87 exception comes first, and the x87 state becomes MMX
-// state; only CVTPI2PD from memory does not touch it (SDM vol. 2, CVTPI2PD).
+// With an MMX register they count as MMX instructions too: a pending x87 exception comes first, and the x87
+// state becomes MMX state, even if the conversion then raises #XM. CVTPI2PD and CVTPI2PS from memory do not
+// touch it.
 
 #define SSE_MMX_ENTER                                                                                \
     SSE_ENTER;                                                                                       \
     if (X86_UNLIKELY(cpu->fpu.fsw & X87_ES))                                                         \
         return x86_mmx_unavailable(cpu, i)
 
-#define CVTPI2PS_FORM(name, source)                                                                  \
+#define CVTPI2PS_FORM(name, enter, source)                                                           \
     HANDLER(name)                                                                                    \
     {                                                                                                \
-        SSE_MMX_ENTER;                                                                               \
+        enter;                                                                                       \
         source;                                                                                      \
         __m128i r;                                                                                   \
         SSE_RUN(asm volatile("cvtdq2ps %1, %0" : "=x"(r) : "x"(b)), r, SSE_NO_UNDERFLOW);            \
-        mmx_touch(cpu);                                                                              \
         cpu->vec[i->dst].u64[0] = sse_low(r);                                                        \
         NEXT(cpu, i);                                                                                \
     }
-CVTPI2PS_FORM(cvtpi2ps_x, SSE_SOURCE_MMX)
-CVTPI2PS_FORM(cvtpi2ps_m, SSE_SOURCE_M64)
+CVTPI2PS_FORM(cvtpi2ps_x, SSE_MMX_ENTER, SSE_SOURCE_MMX; mmx_touch(cpu))
+CVTPI2PS_FORM(cvtpi2ps_m, SSE_ENTER, SSE_SOURCE_M64)
 SSE_EMITTER(cvtpi2ps)
 
 HANDLER(cvtpi2pd_x)
@@ -252,9 +253,9 @@ SSE_EMITTER(cvtpi2pd)
         SSE_MMX_ENTER;                                                                               \
         source;                                                                                      \
         narrow;                                                                                      \
+        mmx_touch(cpu);                                                                              \
         __m128i r;                                                                                   \
         SSE_RUN(asm volatile(op " %1, %0" : "=x"(r) : "x"(b)), r, SSE_NO_UNDERFLOW);                 \
-        mmx_touch(cpu);                                                                              \
         mmx_set(cpu, i->dst, sse_low(r));                                                            \
         NEXT(cpu, i);                                                                                \
     }

@@ -142,6 +142,8 @@ static inline bool x87_flags(struct x86_cpu *cpu, uint16_t status)
         return true;
     }
     bool operands = unmasked & X87_OPERAND_EXCEPTIONS;
+    if (operands)
+        cpu->fpu.fsw &= (uint16_t)~X87_C1;
     cpu->fpu.fsw |= status & (operands ? X87_OPERAND_EXCEPTIONS : X87_EXCEPTIONS);
     cpu->fpu.fsw |= X87_ES | X87_BUSY;
     return !operands;

@@ -90,22 +90,23 @@ bool x86_emit_x87_arith(struct x86_emit *e, unsigned parameter)
 
 // ---- Comparison ---------------------------------------------------------------------------------
 
+// The result of a comparison is there with an unmasked exception too; only the pops are left out.
 #define COMPARED (X87_C0 | X87_C2 | X87_C3)
 
 static void compare_done(struct x86_cpu *cpu, uint16_t status, unsigned pops)
 {
+    x87_condition(cpu, status, COMPARED);
     if (!x87_flags(cpu, status))
         return;
-    x87_condition(cpu, status, COMPARED);
     while (pops--)
         x87_pop(cpu);
 }
 
 static void compare_underflow(struct x86_cpu *cpu, unsigned pops)
 {
+    cpu->fpu.fsw |= COMPARED;
     if (!x87_stack_fault(cpu, false))
         return;
-    cpu->fpu.fsw |= COMPARED;
     while (pops--)
         x87_pop(cpu);
 }
@@ -187,19 +188,18 @@ bool x86_emit_x87_compare_unordered(struct x86_emit *e, unsigned parameter)
         x87_last(cpu, i);                                                                            \
         unsigned dst = x87_st(cpu, 0), src = x87_st(cpu, i->src);                                    \
         uint16_t status, flags = X86_HOST_ZF | X86_HOST_PF | X86_HOST_CF;                            \
-        bool deliver;                                                                                \
+        bool masked;                                                                                 \
         if (X86_UNLIKELY(x87_empty(cpu, dst) || x87_empty(cpu, src))) {                              \
-            deliver = x87_stack_fault(cpu, false);                                                   \
+            masked = x87_stack_fault(cpu, false);                                                    \
         } else {                                                                                     \
             X87_HOST(op " %3, %2\n\tlahf\n\tseto %%al\n\tmovw %%ax, %1" X87_STATUS                   \
                      : "=a"(status), "=&r"(flags) : "t"(cpu->fpu.st[dst]), "u"(cpu->fpu.st[src]));   \
-            deliver = x87_flags(cpu, status);                                                        \
+            masked = x87_flags(cpu, status);                                                         \
         }                                                                                            \
-        if (X86_LIKELY(deliver)) {                                                                   \
-            cpu->oszapc = flags;                                                                     \
-            if (i->dst)                                                                              \
-                x87_pop(cpu);                                                                        \
-        }                                                                                            \
+        cpu->oszapc = flags;                                                                         \
+        cpu->fpu.fsw &= (uint16_t)~X87_C1;                                                           \
+        if (i->dst && masked)                                                                        \
+            x87_pop(cpu);                                                                            \
         NEXT(cpu, i);                                                                                \
     }
 COMPARE_FLAGS(fcomi, "fcomi")
@@ -253,16 +253,16 @@ HANDLER(x87_fxam)
         x87_last(cpu, i);                                                                            \
         unsigned dst = x87_st(cpu, 0);                                                               \
         if (X86_UNLIKELY(x87_empty(cpu, dst))) {                                                     \
+            x87_condition(cpu, 0, (condition) & X87_C2);                                             \
             x87_underflow(cpu, dst, 0);                                                              \
             NEXT(cpu, i);                                                                            \
         }                                                                                            \
         long double a = cpu->fpu.st[dst], r;                                                         \
         uint16_t status;                                                                             \
         X87_HOST(#name X87_STATUS : "=t"(r), "=a"(status) : "0"(a));                                 \
-        if (X86_LIKELY(x87_flags(cpu, status))) {                                                    \
+        x87_condition(cpu, status, condition);                                                       \
+        if (X86_LIKELY(x87_flags(cpu, status)))                                                      \
             cpu->fpu.st[dst] = r;                                                                    \
-            x87_condition(cpu, status, condition);                                                   \
-        }                                                                                            \
         NEXT(cpu, i);                                                                                \
     }
 UNARY(fabs, 0)
@@ -275,6 +275,7 @@ UNARY(fcos, X87_C2)
 
 // ---- Functions of ST(0) and ST(1): the result replaces ST(0), or ST(1) with ST(0) popped --------
 
+// The bits of the quotient are left alone where there is none; C2 is cleared then.
 #define BINARY(name, condition)                                                                      \
     HANDLER(x87_##name)                                                                              \
     {                                                                                                \
@@ -282,16 +283,17 @@ UNARY(fcos, X87_C2)
         x87_last(cpu, i);                                                                            \
         unsigned dst = x87_st(cpu, 0), second = x87_st(cpu, 1);                                      \
         if (X86_UNLIKELY(x87_empty(cpu, dst) || x87_empty(cpu, second))) {                           \
+            x87_condition(cpu, 0, (condition) & X87_C2);                                             \
             x87_underflow(cpu, dst, 0);                                                              \
             NEXT(cpu, i);                                                                            \
         }                                                                                            \
         long double a = cpu->fpu.st[dst], b = cpu->fpu.st[second], r;                                \
         uint16_t status;                                                                             \
         X87_HOST(#name X87_STATUS : "=t"(r), "=a"(status) : "0"(a), "u"(b));                         \
-        if (X86_LIKELY(x87_flags(cpu, status))) {                                                    \
+        bool number = r == r && !(x87_unmasked(cpu, status) & X87_OPERAND_EXCEPTIONS);               \
+        x87_condition(cpu, number ? status : 0, (condition) & (number ? ~0u : X87_C2));              \
+        if (X86_LIKELY(x87_flags(cpu, status)))                                                      \
             cpu->fpu.st[dst] = r;                                                                    \
-            x87_condition(cpu, status, condition);                                                   \
-        }                                                                                            \
         NEXT(cpu, i);                                                                                \
     }
 #define BINARY_POP(name)                                                                             \
@@ -332,6 +334,7 @@ BINARY_POP(fyl2xp1)
         unsigned dst = x87_st(cpu, 0);                                                               \
         bool underflow = x87_empty(cpu, dst), overflow = !x87_empty(cpu, x87_st(cpu, 7));            \
         if (X86_UNLIKELY(underflow || overflow)) {                                                   \
+            x87_condition(cpu, 0, X87_C2);                                                           \
             if (x87_stack_fault(cpu, !underflow)) {                                                  \
                 x87_set(cpu, dst, x87_indefinite());                                                 \
                 x87_push(cpu, x87_indefinite());                                                     \
@@ -341,12 +344,10 @@ BINARY_POP(fyl2xp1)
         long double a = cpu->fpu.st[dst], first, second;                                             \
         uint16_t status;                                                                             \
         X87_HOST(#name X87_STATUS fill : "=t"(second), "=u"(first), "=a"(status) : "0"(a));          \
-        if (X86_LIKELY(x87_flags(cpu, status))) {                                                    \
-            x87_condition(cpu, status, X87_C2);                                                      \
-            if (X86_LIKELY(!(status & X87_C2))) {                                                    \
-                cpu->fpu.st[dst] = first;                                                            \
-                x87_push(cpu, second);                                                               \
-            }                                                                                        \
+        x87_condition(cpu, status, X87_C2);                                                          \
+        if (X86_LIKELY(x87_flags(cpu, status) && !(status & X87_C2))) {                              \
+            cpu->fpu.st[dst] = first;                                                                \
+            x87_push(cpu, second);                                                                   \
         }                                                                                            \
         NEXT(cpu, i);                                                                                \
     }

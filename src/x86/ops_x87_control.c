@@ -62,6 +62,7 @@ HANDLER(ffree)
 {
     X87_ENTER;
     x87_last(cpu, i);
+    cpu->fpu.fsw &= (uint16_t)~X87_C1;
     cpu->fpu.ftw &= (uint8_t)~(1u << x87_st(cpu, i->src));
     NEXT(cpu, i);
 }
@@ -70,6 +71,7 @@ HANDLER(ffreep)
 {
     X87_ENTER;
     x87_last(cpu, i);
+    cpu->fpu.fsw &= (uint16_t)~X87_C1;
     cpu->fpu.ftw &= (uint8_t)~(1u << x87_st(cpu, i->src));
     x87_pop(cpu);
     NEXT(cpu, i);
@@ -108,34 +110,8 @@ HANDLER(fnstsw_ax)
     NEXT(cpu, i);
 }
 
-// ---- Memory areas larger than an operand --------------------------------------------------------
-
 // A fault part of the way through a store leaves the part before it stored: the instruction is run again
 // after the fault, and the processor's own state did not change.
-static bool write_area(struct x86_cpu *cpu, uint64_t linear, const void *bytes, unsigned size)
-{
-    for (unsigned done = 0, part; done < size; done += part) {
-        part = size - done < 16 ? size - done : 16;
-        void *to = x86_write_pointer(cpu, linear + done, part, X86_WRITE);
-        if (!to)
-            return false;
-        memcpy(to, (const uint8_t *)bytes + done, part);
-        x86_commit(cpu);
-    }
-    return true;
-}
-
-static bool read_area(struct x86_cpu *cpu, uint64_t linear, void *bytes, unsigned size)
-{
-    for (unsigned done = 0, part; done < size; done += part) {
-        part = size - done < 16 ? size - done : 16;
-        const void *from = x86_read_pointer(cpu, linear + done, part);
-        if (!from)
-            return false;
-        memcpy((uint8_t *)bytes + done, from, part);
-    }
-    return true;
-}
 
 // ---- FSTENV, FLDENV, FSAVE, FRSTOR (SDM vol. 1 8.1.10) ------------------------------------------
 
@@ -208,7 +184,7 @@ static bool store_environment(struct x86_cpu *cpu, unsigned form, uint64_t linea
 {
     uint8_t area[ENVIRONMENT_MAX];
     environment_to_area(&cpu->fpu, form, area);
-    if (!write_area(cpu, linear, area, environment_size(form)))
+    if (!x86_write_linear(cpu, linear, area, environment_size(form), X86_WRITE))
         return false;
     cpu->fpu.fcw |= X87_EXCEPTIONS;
     x87_update_summary(&cpu->fpu);
@@ -218,7 +194,7 @@ static bool store_environment(struct x86_cpu *cpu, unsigned form, uint64_t linea
 static bool load_environment(struct x86_cpu *cpu, unsigned form, uint64_t linear)
 {
     uint8_t area[ENVIRONMENT_MAX];
-    if (!read_area(cpu, linear, area, environment_size(form)))
+    if (!x86_read_linear(cpu, linear, area, environment_size(form), X86_READ))
         return false;
     environment_from_area(&cpu->fpu, form, area);
     return true;
@@ -231,7 +207,7 @@ static bool save_state(struct x86_cpu *cpu, unsigned form, uint64_t linear)
     environment_to_area(&cpu->fpu, form, area);
     for (unsigned n = 0; n < 8; n++, size += 10)
         memcpy(area + size, &cpu->fpu.st[x87_st(cpu, n)], 10);
-    if (!write_area(cpu, linear, area, size))
+    if (!x86_write_linear(cpu, linear, area, size, X86_WRITE))
         return false;
     x86_fpu_init(&cpu->fpu);
     return true;
@@ -241,7 +217,7 @@ static bool restore_state(struct x86_cpu *cpu, unsigned form, uint64_t linear)
 {
     uint8_t area[AREA_MAX];
     unsigned size = environment_size(form);
-    if (!read_area(cpu, linear, area, size + 80))
+    if (!x86_read_linear(cpu, linear, area, size + 80, X86_READ))
         return false;
     environment_from_area(&cpu->fpu, form, area);
     for (unsigned n = 0; n < 8; n++, size += 10)
@@ -283,13 +259,14 @@ static bool save_extended(struct x86_cpu *cpu, const struct insn *i, uint64_t li
 {
     struct x86_fx_image image;
     x86_fpu_to_image(cpu, &image, i->dst);
-    return write_area(cpu, linear, &image, (unsigned)offsetof(struct x86_fx_image, xmm) + 16u * i->src);
+    unsigned size = (unsigned)offsetof(struct x86_fx_image, xmm) + 16u * i->src;
+    return x86_write_linear(cpu, linear, &image, size, X86_WRITE);
 }
 
 static bool restore_extended(struct x86_cpu *cpu, const struct insn *i, uint64_t linear)
 {
     struct x86_fx_image image;
-    if (!read_area(cpu, linear, &image, sizeof image))
+    if (!x86_read_linear(cpu, linear, &image, sizeof image, X86_READ))
         return false;
     return x86_fpu_from_image(cpu, &image, i->dst, i->src) || x86_fault(cpu, X86_GP, 0);
 }

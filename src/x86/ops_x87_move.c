@@ -7,11 +7,12 @@ const struct insn *x86_x87_unavailable(struct x86_cpu *cpu, const struct insn *i
 }
 
 // The real indefinite: a quiet NaN, negative (SDM vol. 1 4.8.3.7).
+static const uint8_t x87_indefinite_bytes[10] = { 0, 0, 0, 0, 0, 0, 0, 0xc0, 0xff, 0xff };
+
 long double x87_indefinite(void)
 {
-    static const uint8_t bytes[10] = { 0, 0, 0, 0, 0, 0, 0, 0xc0, 0xff, 0xff };
     long double value = 0;
-    memcpy(&value, bytes, sizeof bytes);
+    memcpy(&value, x87_indefinite_bytes, sizeof x87_indefinite_bytes);
     return value;
 }
 
@@ -55,7 +56,8 @@ bool x87_emit_operands(struct x86_emit *e)
 
 // ---- Loads --------------------------------------------------------------------------------------
 
-// A push of what `op` makes of memory. Real operands may raise invalid (signaling NaN) and denormal.
+// A push of what `op` makes of memory. Real operands may raise invalid (signaling NaN) and denormal; a
+// denormal is pushed even if that exception is unmasked.
 #define LOAD_FORM(name, op, type)                                                                    \
     HANDLER(name)                                                                                    \
     {                                                                                                \
@@ -73,7 +75,7 @@ bool x87_emit_operands(struct x86_emit *e)
             type operand = b;                                                                        \
             X87_HOST(op " %2" X87_STATUS : "=t"(r), "=a"(status) : "m"(operand));                    \
         }                                                                                            \
-        if (X86_LIKELY(x87_flags(cpu, status)))                                                      \
+        if (X86_LIKELY(x87_flags(cpu, status) || !(x87_unmasked(cpu, status) & X87_IE)))             \
             x87_push(cpu, r);                                                                        \
         NEXT(cpu, i);                                                                                \
     }
@@ -112,11 +114,11 @@ HANDLER(fld_sti)
     X87_ENTER;
     x87_last(cpu, i);
     unsigned src = x87_st(cpu, i->src);
-    if (X86_UNLIKELY(!x87_empty(cpu, x87_st(cpu, 7)))) {
-        push_overflow(cpu);
-    } else if (X86_UNLIKELY(x87_empty(cpu, src))) {
+    if (X86_UNLIKELY(x87_empty(cpu, src))) {
         if (x87_stack_fault(cpu, false))
             x87_push(cpu, x87_indefinite());
+    } else if (X86_UNLIKELY(!x87_empty(cpu, x87_st(cpu, 7)))) {
+        push_overflow(cpu);
     } else {
         cpu->fpu.fsw &= (uint16_t)~X87_C1;
         x87_push(cpu, cpu->fpu.st[src]);
@@ -230,9 +232,7 @@ HANDLER(fstp_m80)
     void *to = x86_write_pointer(cpu, lin, 10, X86_WRITE);
     if (X86_UNLIKELY(!to))
         return x86_leave_fault(cpu, i);
-    if (X86_UNLIKELY(empty))
-        cpu->fpu.st[src] = x87_indefinite();
-    memcpy(to, &cpu->fpu.st[src], 10);
+    memcpy(to, empty ? x87_indefinite_bytes : (const uint8_t *)&cpu->fpu.st[src], 10);
     x86_commit(cpu);
     x87_last_memory(cpu, i, lin);
     cpu->fpu.fsw &= (uint16_t)~X87_C1;
@@ -290,6 +290,18 @@ HANDLER(fst_sti)
     NEXT(cpu, i);
 }
 
+// An undocumented alias of FSTP ST(i) that only pops an empty register.
+HANDLER(fstp_unchecked)
+{
+    X87_ENTER;
+    x87_last(cpu, i);
+    cpu->fpu.fsw &= (uint16_t)~X87_C1;
+    if (!x87_empty(cpu, x87_st(cpu, 0)))
+        x87_set(cpu, x87_st(cpu, i->src), cpu->fpu.st[x87_st(cpu, 0)]);
+    x87_pop(cpu);
+    NEXT(cpu, i);
+}
+
 // Bit 0: pop. Bits 1-2: the kind as for loads.
 bool x86_emit_x87_store(struct x86_emit *e, unsigned parameter)
 {
@@ -297,7 +309,7 @@ bool x86_emit_x87_store(struct x86_emit *e, unsigned parameter)
     unsigned kind = parameter >> 1;
     e->insn->dst = parameter & 1;
     if (!memory) {
-        e->insn->fn = fst_sti;
+        e->insn->fn = e->z->mnemonic == ZYDIS_MNEMONIC_FSTPNCE ? fstp_unchecked : fst_sti;
         return true;
     }
     switch (e->z->opcode) {
