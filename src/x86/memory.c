@@ -71,8 +71,11 @@ struct x86_address x86_linear_general(struct x86_cpu *cpu, const struct insn *i,
     if (i->mem & INSN_MEM_CHECK)
         return x86_linear_segment(cpu, i->segment / 8u - X86_SLOT_SEGMENT, offset, size, access);
     uint64_t linear = offset + R64(i->segment);
-    if ((cpu->mode & X86_MODE_CODE) != X86_MODE_CODE64)
+    if ((cpu->mode & X86_MODE_CODE) != X86_MODE_CODE64) {
+        if (offset + size - 1 > 0xffffffff)     // the limit of a flat segment
+            return segment_fault(cpu, i->stack ? X86_SS : X86_DS);
         linear &= 0xffffffff;
+    }
     return (struct x86_address){ linear, 1 };
 }
 
