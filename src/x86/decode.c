@@ -7,6 +7,7 @@
 #define X86_ROW(mnemonic, emitter, parameter, feature) bool emitter(struct x86_emit *e, unsigned p);
 #include "x86/ops_branch.def"
 #include "x86/ops_integer.def"
+#include "x86/ops_order.def"
 #include "x86/ops_sse.def"
 #include "x86/ops_system.def"
 #include "x86/ops_x87.def"
@@ -23,6 +24,7 @@ static const struct row rows[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
     [ZYDIS_MNEMONIC_##mnemonic] = { .emit = emitter, .parameter = param, .feature = X86_FEATURE_##feat },
 #include "x86/ops_branch.def"
 #include "x86/ops_integer.def"
+#include "x86/ops_order.def"
 #include "x86/ops_sse.def"
 #include "x86/ops_system.def"
 #include "x86/ops_x87.def"
