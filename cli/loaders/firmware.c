@@ -3,7 +3,8 @@
 
 #include <string.h>
 
-#define COPY_MAX (128 * MEMORY_KIB)
+/* Everything between the option ROMs and 1 MiB: a firmware of 256 KiB runs from both halves of it. */
+#define COPY_MAX (256 * MEMORY_KIB)
 #define ROM_MAX (16 * MEMORY_MIB)
 
 bool firmware_load(struct memory *memory, const char *path, struct error *err)

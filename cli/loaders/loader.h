@@ -34,7 +34,7 @@ struct linux_options {
 bool linux_load(const struct memory *memory, const struct linux_options *options, struct start *start,
                 struct error *err);
 
-/* A BIOS image: it ends at 4 GiB, and its last 128 KiB are also the end of the first MiB. The processor
+/* A BIOS image: it ends at 4 GiB, and its last 256 KiB (or all of it) are also the end of the first MiB. The processor
  * starts at its reset vector. */
 bool firmware_load(struct memory *memory, const char *path, struct error *err);
 

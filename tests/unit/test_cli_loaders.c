@@ -201,11 +201,13 @@ static void test_firmware(void **state)
     assert_non_null(image);
     image[size - 16] = 0xea;
     image[size - 128 * 1024] = 0x11;
+    image[0] = 0x22;
     const char *path = file_of(image, size);
 
     assert_true(firmware_load(&memory, path, &err));
     assert_int_equal(get(0xffff0, 1), 0xea);
     assert_int_equal(get(0xe0000, 1), 0x11);
+    assert_int_equal(get(0xc0000, 1), 0x22);
     assert_int_equal(memory.rom_size, size);
     assert_int_equal(*(const uint8_t *)memory_peek(&memory, 0xfffffff0, 1), 0xea);
     assert_null(memory_at(&memory, 0xfffffff0, 1));
