@@ -179,7 +179,7 @@ static bool options_set_engine(struct options *options, const char *name, struct
 
 static bool options_set_machine(struct options *options, int option, const char *value, struct error *err)
 {
-    uint64_t number;
+    uint64_t number = 0;
 
     switch (option) {
     case OPT_CPUS:
