@@ -68,12 +68,32 @@ void x86_flush_tlb(struct x86_cpu *cpu, bool global)
 {
     for (unsigned set = 0; set < X86_TLB_SETS; set++)
         tlb_set_clear(cpu->tlbs[set], global);
+    if (global)
+        cpu->large[0].mask = cpu->large[1].mask = 0;
     cpu->tlb_epoch++;
     cpu->jump_key = cpu->tlb_epoch << 8 | cpu->mode;
 }
 
+void x86_note_large_page(struct x86_cpu *cpu, uint64_t linear, unsigned page_shift)
+{
+    uint64_t mask = ~0ull << page_shift, base = linear & mask;
+    unsigned half = linear >> 63;
+    if (cpu->large[half].mask) {
+        mask &= cpu->large[half].mask;
+        while ((cpu->large[half].base ^ base) & mask)       // ends at bit 63, which they share
+            mask <<= 1;
+    }
+    cpu->large[half].mask = mask;
+    cpu->large[half].base = base & mask;
+}
+
 void x86_flush_page(struct x86_cpu *cpu, uint64_t linear)
 {
+    unsigned half = linear >> 63;
+    if (cpu->large[half].mask && (linear & cpu->large[half].mask) == cpu->large[half].base) {
+        x86_flush_tlb(cpu, true);
+        return;
+    }
     for (unsigned set = 0; set < X86_TLB_SETS; set++) {
         struct x86_tlb_entry *entry = x86_tlb_slot(cpu->tlbs[set], linear);
         entry->read = entry->write = entry->execute = X86_TLB_NONE;

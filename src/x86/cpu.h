@@ -324,6 +324,9 @@ struct x86_cpu {
     } scratch_state;
 
     uint64_t tlb_epoch;                     // starts at 1
+    // Entries are of 4 KiB whatever the page. For each half of the address space, a range that holds all larger pages that
+    // entries came from since the last full flush; mask 0: none.
+    struct { uint64_t base, mask; } large[2];
     struct x86_code *code;                  // the block cache (code.h)
     struct x86_tlb_entry tlbs[X86_TLB_SETS][X86_TLB_ENTRIES] __attribute__((aligned(64)));
     struct x86_jump_entry jumps[X86_JUMP_ENTRIES];
@@ -494,7 +497,8 @@ void x86_set_rflags(struct x86_cpu *cpu, uint64_t rflags);      // all bits as g
 // Recompute mode, tlb set and jump key; after a change of CS, SS, DS, ES, CPL, CR0, CR4, EFER, or of TF, AC or VM in RFLAGS.
 void x86_update_mode(struct x86_cpu *cpu);
 void x86_flush_tlb(struct x86_cpu *cpu, bool global);           // global: also global pages
-void x86_flush_page(struct x86_cpu *cpu, uint64_t linear);
+void x86_flush_page(struct x86_cpu *cpu, uint64_t linear);      // the page, whatever its size
+void x86_note_large_page(struct x86_cpu *cpu, uint64_t linear, unsigned page_shift);
 void x86_reset(struct x86_cpu *cpu);                            // power-up state (SDM vol. 3A 10.1.1)
 
 #endif

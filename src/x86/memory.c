@@ -160,13 +160,16 @@ static struct resolved resolve(struct x86_cpu *cpu, uint64_t linear, unsigned ac
             struct x86_walk_result w = x86_walk(cpu, linear, access, X86_WALK_MARK);
             if (!w.ok) {
                 if (w.missing)
-                    memory_exit(cpu, w.missing_gpa, linear, X86_READ, false, true);
+                    memory_exit(cpu, w.missing_gpa, linear, w.missing_write ? X86_WRITE : X86_READ, false,
+                                !w.missing_write);
                 else
                     page_fault(cpu, linear, w.error);
                 return r;
             }
             gpa = w.t.gpa;
             global = w.t.global;
+            if (w.t.page_shift > 12)
+                x86_note_large_page(cpu, linear, w.t.page_shift);
         } else {
             gpa = linear;
         }

@@ -475,6 +475,25 @@ static void test_task_switch(void **state)
     assert_int_equal(cpu->slot[X86_RSP], 0x70000);
 }
 
+// INVLPG drops all of a large page.
+static void test_invalidate_large(void **state)
+{
+    struct machine *m = *state;
+    uint32_t value;
+    machine_long_mode(m);
+    poke64(m, 0x3008, 0x0087);              // the second 2 MiB: the same memory
+    poke64(m, 0x90000, 1);
+    assert_true(x86_read_linear(&m->cpu, 0x290000, &value, 4, X86_READ));
+    assert_int_equal(value, 1);
+    poke64(m, 0x3008, 0);
+    assert_true(x86_read_linear(&m->cpu, 0x290000, &value, 4, X86_READ));      // still known
+    m->cpu.slot[X86_RBX] = 0x200000;
+    RUN(m, 0x0f, 0x01, 0x3b);               // INVLPG [RBX]: another 4 KiB of the same page
+    assert_false(x86_read_linear(&m->cpu, 0x290000, &value, 4, X86_READ));
+    assert_raised(m, X86_PFV, 0);
+    assert_true(x86_read_linear(&m->cpu, 0x90000, &value, 4, X86_READ));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -497,6 +516,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_far_transfers, machine_setup, machine_teardown),
         cmocka_unit_test_setup_teardown(test_privileged, machine_setup, machine_teardown),
         cmocka_unit_test_setup_teardown(test_shadow_and_halt, machine_setup, machine_teardown),
+        cmocka_unit_test_setup_teardown(test_invalidate_large, machine_setup, machine_teardown),
         cmocka_unit_test_setup_teardown(test_task_switch, machine_setup, machine_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
