@@ -193,7 +193,9 @@ static uint8_t uart_read_lsr(struct uart *uart)
     value |= uart->fifo_count > 0 ? LSR_DATA : 0;
     value |= uart_can_send(uart) ? LSR_HOLDING_EMPTY | LSR_EMPTY : 0;
     uart->lsr &= (uint8_t)~LSR_ERRORS;
-    if (uart->silent_polls < POLLS_THAT_MEAN_LISTENING && ++uart->silent_polls == POLLS_THAT_MEAN_LISTENING) {
+    /* While the transmitter is busy, it may be that what is polled for. */
+    if (uart_can_send(uart) && uart->silent_polls < POLLS_THAT_MEAN_LISTENING &&
+        ++uart->silent_polls == POLLS_THAT_MEAN_LISTENING) {
         uart->line.wants_input(uart->line.context);
     }
     return value;
@@ -280,8 +282,7 @@ void uart_write(void *device, uint64_t offset, unsigned size, uint64_t value)
 
 unsigned uart_wants(const struct uart *uart)
 {
-    bool listens = (uart->mcr & MCR_RTS) != 0 || (uart->ier & IER_RECEIVED) != 0 ||
-                   uart->silent_polls >= POLLS_THAT_MEAN_LISTENING;
+    bool listens = (uart->ier & IER_RECEIVED) != 0 || uart->silent_polls >= POLLS_THAT_MEAN_LISTENING;
 
     if (!listens || (uart->mcr & MCR_LOOP) != 0) {
         return 0;

@@ -37,9 +37,9 @@ void uart_init(struct uart *uart, struct irq_wire irq, struct uart_line line);
 uint64_t uart_read(void *device, uint64_t offset, unsigned size);
 void uart_write(void *device, uint64_t offset, unsigned size, uint64_t value);
 
-/* How many bytes uart_receive may be given now. Zero until the guest shows that it listens, by raising RTS,
- * by enabling the receive interrupt, or by polling LSR without sending: what comes earlier would be lost when
- * a driver starts and clears the FIFO. */
+/* How many bytes uart_receive may be given now. Zero until the guest shows that it listens, by enabling the
+ * receive interrupt or by polling LSR without sending: drivers clear the FIFO and the receiver, with RTS
+ * already up, when they start, and what came earlier would be lost. */
 unsigned uart_wants(const struct uart *uart);
 void uart_receive(struct uart *uart, uint8_t byte);
 
