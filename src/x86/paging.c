@@ -36,8 +36,10 @@ struct walk {
     unsigned access;
     bool user;                  // a user-mode access
     bool nx;                    // EFER.NXE: the NX bit means something, and is not reserved
+    bool cache;                 // the paging-structure caches may be used
     struct entry entry[4];
     unsigned entries;
+    struct x86_translation above;   // the rights that the levels above the last entry leave
     struct x86_walk_result r;
 };
 
@@ -64,26 +66,30 @@ static bool walk_fault(struct walk *w, uint32_t cause)
     return false;
 }
 
-// Read the next level's entry. Another processor may be changing it: one access.
-static bool walk_read(struct walk *w, uint64_t gpa, bool wide)
+// Take the entry at `host` as the next level's. Another processor may be changing it: one access.
+static bool walk_entry(struct walk *w, uint64_t gpa, uint8_t *host, bool writable, bool wide)
 {
-    struct x86_page page = { 0 };
-    struct entry *e = &w->entry[w->entries];
-    w->cpu->bus->page(w->cpu, gpa & ~X86_PAGE_MASK, &page);
-    if (!page.host || !page.read || page.device)
-        return walk_missing(w, gpa, false);
-    e->host = page.host + (gpa & X86_PAGE_MASK);
+    struct entry *e = &w->entry[w->entries++];
+    e->host = host;
     e->gpa = gpa;
     e->wide = wide;
-    e->writable = page.write;
+    e->writable = writable;
     if (wide)
         e->value = atomic_load_explicit((_Atomic uint64_t *)e->host, memory_order_relaxed);
     else
         e->value = atomic_load_explicit((_Atomic uint32_t *)e->host, memory_order_relaxed);
-    w->entries++;
     if (!(e->value & PTE_P))
         return walk_fault(w, 0);
     return true;
+}
+
+static bool walk_read(struct walk *w, uint64_t gpa, bool wide)
+{
+    struct x86_page page = { 0 };
+    w->cpu->bus->page(w->cpu, gpa & ~X86_PAGE_MASK, &page);
+    if (!page.host || !page.read || page.device)
+        return walk_missing(w, gpa, false);
+    return walk_entry(w, gpa, page.host + (gpa & X86_PAGE_MASK), page.write, wide);
 }
 
 // Take an entry's rights into the result; `reserved` are the bits that must be clear.
@@ -135,12 +141,59 @@ static bool walk_legacy(struct walk *w)
     return walk_leaf(w, pte, pte & 0xfffff000, 12);
 }
 
+// The paging-structure caches (SDM vol. 3A 4.10.3): where the table for a region of 2 MiB or 1 GiB lies, and what the levels
+// above it permit. An entry is filled by a walk that has set the accessed bits on its way, and holds until the next flush.
+static struct x86_walk_cache *walk_cached(struct x86_cpu *cpu, uint64_t linear, unsigned shift)
+{
+    return shift == 12 ? &cpu->walk_2m[linear >> 21 & (X86_WALK_2M - 1)]
+                       : &cpu->walk_1g[linear >> 30 & (X86_WALK_1G - 1)];
+}
+
+// Start at a cached table instead of the top: `table` and `shift` move down to it.
+static bool walk_start(struct walk *w, uint64_t *table, unsigned *shift, uint8_t **host, bool *writable)
+{
+    for (unsigned level = 12; level <= 21; level += 9) {
+        const struct x86_walk_cache *c = walk_cached(w->cpu, w->linear, level);
+        if (c->epoch != w->cpu->tlb_epoch || c->region != w->linear >> (level + 9))
+            continue;
+        w->r.t.user = c->user;
+        w->r.t.write = c->write;
+        w->r.t.execute = c->execute;
+        *table = c->table;
+        *shift = level;
+        *host = c->host;
+        *writable = c->writable;
+        return true;
+    }
+    return false;
+}
+
+// After a walk that set accessed bits: remember the table that the last entry came from.
+static void walk_remember(const struct walk *w)
+{
+    const struct entry *leaf = &w->entry[w->entries - 1];
+    unsigned shift = w->r.t.page_shift;
+    if (!leaf->wide || shift > 21)
+        return;
+    struct x86_walk_cache *c = walk_cached(w->cpu, w->linear, shift);
+    *c = (struct x86_walk_cache){
+        .epoch = w->cpu->tlb_epoch, .region = w->linear >> (shift + 9),
+        .table = leaf->gpa & ~X86_PAGE_MASK, .host = (uint8_t *)((uintptr_t)leaf->host & ~(uintptr_t)X86_PAGE_MASK),
+        .user = w->above.user, .write = w->above.write, .execute = w->above.execute, .writable = leaf->writable,
+    };
+}
+
 // PAE and 4-level paging from the level whose entries map 1 GiB or, for PAE, 2 MiB downwards (SDM vol. 3A
 // 4.4, 4.5).
 static bool walk_wide(struct walk *w, uint64_t table, unsigned shift, uint64_t reserved)
 {
-    for (;; shift -= 9) {
-        if (!walk_read(w, table | (w->linear >> shift & 0x1ff) << 3, true))
+    uint8_t *host = NULL;
+    bool writable = false;
+    bool cached = w->cache && walk_start(w, &table, &shift, &host, &writable);
+    for (;; shift -= 9, cached = false) {
+        uint64_t offset = (w->linear >> shift & 0x1ff) << 3;
+        w->above = w->r.t;
+        if (!(cached ? walk_entry(w, table | offset, host + offset, writable, true) : walk_read(w, table | offset, true)))
             return false;
         uint64_t value = w->entry[w->entries - 1].value;
         bool large = (value & PTE_PS) && shift != 12;
@@ -226,7 +279,11 @@ static enum mark walk_mark(struct walk *w)
 
 struct x86_walk_result x86_walk(struct x86_cpu *cpu, uint64_t linear, unsigned access, unsigned flags)
 {
-    struct walk w = { .cpu = cpu, .linear = linear, .access = access };
+    struct walk w;              // `entry` stays as it is: this runs at every TLB miss
+    w.cpu = cpu;
+    w.linear = linear;
+    w.access = access;
+    w.cache = flags & X86_WALK_MARK;
     w.user = cpu->cpl == 3 && !(access & X86_IMPLICIT);
     w.nx = (cpu->efer & X86_EFER_NXE) && (cpu->cr4 & X86_CR4_PAE);
     if (!(cpu->efer & X86_EFER_LMA))
@@ -245,6 +302,8 @@ struct x86_walk_result x86_walk(struct x86_cpu *cpu, uint64_t linear, unsigned a
         if (mark == MARK_AGAIN)
             continue;
         w.r.ok = mark == MARK_DONE;
+        if (w.cache && w.r.ok)
+            walk_remember(&w);
         return w.r;
     }
 }
