@@ -1,8 +1,8 @@
 // Which instructions can be compared between the host's processor and the guest.
 //
-// Left out are: instruction sets that the guest does not announce or the host lacks; instructions whose result
-// depends on the operating system (system calls, segment loads, time, CPUID) or that a kernel emulates for its
-// processes (UMIP); and what Intel's and AMD's processors do differently.
+// Left out are: instruction sets that the guest does not announce or the host lacks; instructions whose
+// result depends on the operating system (system calls, segment loads, time, CPUID) or that a kernel emulates
+// for its processes (UMIP); and what Intel's and AMD's processors do differently.
 #include "differential.h"
 
 #include <cpuid.h>
@@ -83,21 +83,42 @@ static bool accept_mnemonic(ZydisMnemonic mnemonic)
     // Emulated by the kernel where the processor has UMIP.
     case ZYDIS_MNEMONIC_SGDT: case ZYDIS_MNEMONIC_SIDT: case ZYDIS_MNEMONIC_SLDT: case ZYDIS_MNEMONIC_SMSW:
     case ZYDIS_MNEMONIC_STR:
+    // Only an 80287 knew them; today they do nothing, with or without an exception pending.
+    case ZYDIS_MNEMONIC_FENI8087_NOP: case ZYDIS_MNEMONIC_FDISI8087_NOP: case ZYDIS_MNEMONIC_FSETPM287_NOP:
         return false;
     default:
         return true;
     }
 }
 
+// Where Intel's and AMD's processors do different things.
+static bool is_vendors_own(const ZydisDecodedInstruction *z)
+{
+    // A near branch with an operand size prefix in 64-bit mode: 16 bits on AMD's processors, 64 on Intel's.
+    if (z->meta.branch_type != ZYDIS_BRANCH_TYPE_NONE && z->machine_mode == ZYDIS_MACHINE_MODE_LONG_64
+        && (z->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE))
+        return true;
+    // PREFETCH with a register: #UD or nothing.
+    if (z->opcode_map == ZYDIS_OPCODE_MAP_0F && z->opcode == 0x0d && z->raw.modrm.mod == 3)
+        return true;
+    // Repeated 0 times, with the port forbidden: #GP or nothing.
+    if (z->meta.category == ZYDIS_CATEGORY_IOSTRINGOP && (z->attributes & ZYDIS_ATTRIB_HAS_REP))
+        return true;
+    // LOOPE and LOOPNE with a REP prefix: it may take the place of the condition.
+    if (z->mnemonic == ZYDIS_MNEMONIC_LOOPE || z->mnemonic == ZYDIS_MNEMONIC_LOOPNE) {
+        for (int i = 0; i < z->raw.prefix_count; i++) {
+            if (z->raw.prefixes[i].value == 0xf2 || z->raw.prefixes[i].value == 0xf3)
+                return true;
+        }
+    }
+    return false;
+}
+
 bool accept_instruction(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *operands)
 {
     if (!accept_set[z->meta.isa_set] || !accept_mnemonic(z->mnemonic))
         return false;
-    if (z->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
-        return false;
-    // A near branch with an operand size prefix: 16 bits on AMD's processors in 64-bit mode, 64 on Intel's.
-    if (z->meta.branch_type != ZYDIS_BRANCH_TYPE_NONE && z->machine_mode == ZYDIS_MACHINE_MODE_LONG_64
-        && (z->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE))
+    if (z->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || is_vendors_own(z))
         return false;
     for (int i = 0; i < z->operand_count; i++) {
         const ZydisDecodedOperand *o = &operands[i];

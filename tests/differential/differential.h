@@ -1,13 +1,14 @@
 // What the parts of the differential test share: a case, its outcome, and the two machines that run it.
 //
-// A case is a short sequence of user-mode instructions with the whole state of the processor before it. It ends with
-// an exception: the INT3 that fills the rest of the code, or a fault. Both machines see the same addresses:
+// A case is a short sequence of user-mode instructions with the whole state of the processor before it. It
+// ends with an exception: the INT3 that fills the rest of the code, or a fault. Both machines see the same
+// addresses:
 //
 //   CASE_CODE  two pages, readable and executable, filled with INT3
 //   CASE_DATA  two pages readable and writable, one page read-only, none executable
 //
-// and nothing on the pages around them. The host runs a case as a part of this process; the guest of the engine runs
-// it at CPL 3 of a partition without an operating system.
+// and nothing on the pages around them. The host runs a case as a part of this process; the guest of the
+// engine runs it at CPL 3 of a partition without an operating system.
 #ifndef DIFFERENTIAL_H
 #define DIFFERENTIAL_H
 
@@ -33,8 +34,19 @@
 enum { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, R13, R14, R15 };
 
 enum {
-    FLAG_CF = 0x1, FLAG_PF = 0x4, FLAG_AF = 0x10, FLAG_ZF = 0x40, FLAG_SF = 0x80, FLAG_TF = 0x100, FLAG_IF = 0x200,
-    FLAG_DF = 0x400, FLAG_OF = 0x800, FLAG_NT = 0x4000, FLAG_RF = 0x10000, FLAG_AC = 0x40000, FLAG_ID = 0x200000
+    FLAG_CF = 0x1,
+    FLAG_PF = 0x4,
+    FLAG_AF = 0x10,
+    FLAG_ZF = 0x40,
+    FLAG_SF = 0x80,
+    FLAG_TF = 0x100,
+    FLAG_IF = 0x200,
+    FLAG_DF = 0x400,
+    FLAG_OF = 0x800,
+    FLAG_NT = 0x4000,
+    FLAG_RF = 0x10000,
+    FLAG_AC = 0x40000,
+    FLAG_ID = 0x200000
 };
 
 // The image that FXSAVE64 writes (SDM vol. 1, 10.5.1). Register i is ST(i).
@@ -68,7 +80,8 @@ struct range { uint32_t offset, size; };
 struct instruction {
     uint8_t offset, length;     // in the case's bytes
     uint16_t mnemonic;
-    uint32_t undefined_flags;   // RFLAGS and FSW bits that are undefined after this instruction and all before it
+    uint32_t
+        undefined_flags; // RFLAGS and FSW bits that are undefined after this instruction and all before it
     uint16_t undefined_fsw;
 };
 
@@ -149,8 +162,8 @@ extern const size_t family_count;
 
 // ---- accept.c: which instructions can be compared
 
-// Restricts the instruction sets to those that the guest announces in CPUID: `cpuid` gives leaf 1 (ECX, EDX) and
-// leaf 0x80000001 (ECX, EDX).
+// Restricts the instruction sets to those that the guest announces in CPUID: `cpuid` gives leaf 1 (ECX, EDX)
+// and leaf 0x80000001 (ECX, EDX).
 void accept_configure(const uint32_t cpuid[4]);
 bool accept_instruction(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *operands);
 
@@ -161,6 +174,7 @@ struct generate_options {
     const struct family *family;    // NULL: by weight
     int mode;                       // -1: both
     bool single;                    // one instruction per case
+    bool alignment;                 // RFLAGS.AC may be set
 };
 
 void generate_case(const struct generate_options *options, uint64_t number, struct test_case *c);

@@ -1,5 +1,5 @@
-// Makes a case from its number: draws instructions of a family, and chooses registers and memory so that most of them
-// do something other than fault.
+// Makes a case from its number: draws instructions of a family, and chooses registers and memory so that most
+// of them do something other than fault.
 #include "differential.h"
 
 #include <string.h>
@@ -113,14 +113,17 @@ static bool solve_registers(struct generator *g, const struct address *a, uint64
     return true;
 }
 
-// Brings a memory operand to a useful address; *where is the address that results. False: draw another instruction.
-static bool place_operand(struct generator *g, struct decoded *d, const ZydisDecodedOperand *o, uint64_t *where)
+// Brings a memory operand to a useful address; *where is the address that results. False: draw another
+// instruction.
+static bool place_operand(struct generator *g, struct decoded *d, const ZydisDecodedOperand *o,
+                          uint64_t *where)
 {
     struct test_case *c = g->c;
     ZydisMachineMode mode = d->z.machine_mode;
     uint32_t size = o->size ? o->size / 8 : 8;
     uint32_t alignment = size >= 16 ? 16 : size >= 8 ? 8 : size >= 4 ? 4 : size >= 2 ? 2 : 1;
-    uint64_t target = pick_target(g, size, alignment), next_rip = CASE_CODE + c->code_offset + c->size + d->z.length;
+    uint64_t target = pick_target(g, size, alignment),
+             next_rip = CASE_CODE + c->code_offset + c->size + d->z.length;
     struct address a = { .base = -1, .index = -1, .scale = o->mem.scale ? o->mem.scale : 1 };
 
     if (c->mode == MODE_64 && o->mem.segment == ZYDIS_REGISTER_FS)
@@ -170,7 +173,8 @@ static void poke(struct generator *g, uint64_t where, const void *bytes, uint32_
 }
 
 // What the instruction will find in memory.
-static void poke_operand(struct generator *g, const struct decoded *d, const ZydisDecodedOperand *o, uint64_t where)
+static void poke_operand(struct generator *g, const struct decoded *d, const ZydisDecodedOperand *o,
+                         uint64_t where)
 {
     struct random *r = &g->random;
     uint8_t bytes[16];
@@ -291,11 +295,12 @@ static void choose_immediates(struct generator *g, struct decoded *d)
         if (d->z.raw.imm[i].is_relative) {
             uint64_t next = CASE_CODE + g->c->code_offset + g->c->size + d->z.length;
             if (bits == 8)
-                patch(d, offset, 8, random_percent(r, 25) ? 0 : CASE_BYTES + random_below(r, 128 - CASE_BYTES));
+                patch(d, offset, 8,
+                      random_percent(r, 25) ? 0 : CASE_BYTES + random_below(r, 128 - CASE_BYTES));
             else
                 patch(d, offset, bits, CASE_LANDING - next);
         } else if (d->z.mnemonic == ZYDIS_MNEMONIC_ENTER && random_percent(r, 80)) {
-            patch(d, offset, bits, random_below(r, bits == 16 ? 64 : 4));       // frame size, then nesting level
+            patch(d, offset, bits, random_below(r, bits == 16 ? 64 : 4)); // frame size, then nesting level
         } else if (bits > 8 && random_percent(r, 40)) {
             patch(d, offset, bits, random_integer(r));
         }
@@ -319,7 +324,8 @@ static void choose_registers(struct generator *g, const struct decoded *d)
         break;
     case ZYDIS_MNEMONIC_BT: case ZYDIS_MNEMONIC_BTS: case ZYDIS_MNEMONIC_BTR: case ZYDIS_MNEMONIC_BTC:
         if (first_is_memory && o[1].type == ZYDIS_OPERAND_TYPE_REGISTER && random_percent(r, 90))
-            wish_register(g, register_index(d->z.machine_mode, o[1].reg.value), random_below(r, 0x8000) - 0x4000ull);
+            wish_register(g, register_index(d->z.machine_mode, o[1].reg.value),
+                          random_below(r, 0x8000) - 0x4000ull);
         break;
     case ZYDIS_MNEMONIC_JMP: case ZYDIS_MNEMONIC_CALL:
         if (o[0].type == ZYDIS_OPERAND_TYPE_REGISTER && random_percent(r, 80))
@@ -344,11 +350,15 @@ static bool reads_undefined(const struct generator *g, const struct decoded *d)
 {
     if (d->z.cpu_flags && (d->z.cpu_flags->tested & g->undefined_flags))
         return true;
-    if (g->undefined_flags && (d->z.mnemonic == ZYDIS_MNEMONIC_PUSHF || d->z.mnemonic == ZYDIS_MNEMONIC_PUSHFD
-                               || d->z.mnemonic == ZYDIS_MNEMONIC_PUSHFQ || d->z.mnemonic == ZYDIS_MNEMONIC_LAHF))
+    if (g->undefined_flags
+        && (d->z.mnemonic == ZYDIS_MNEMONIC_PUSHF || d->z.mnemonic == ZYDIS_MNEMONIC_PUSHFD
+            || d->z.mnemonic == ZYDIS_MNEMONIC_PUSHFQ || d->z.mnemonic == ZYDIS_MNEMONIC_LAHF))
         return true;
     switch (d->z.mnemonic) {
-    case ZYDIS_MNEMONIC_FNSTSW: case ZYDIS_MNEMONIC_FNSTENV: case ZYDIS_MNEMONIC_FNSAVE: case ZYDIS_MNEMONIC_FXSAVE:
+    case ZYDIS_MNEMONIC_FNSTSW:
+    case ZYDIS_MNEMONIC_FNSTENV:
+    case ZYDIS_MNEMONIC_FNSAVE:
+    case ZYDIS_MNEMONIC_FXSAVE:
     case ZYDIS_MNEMONIC_FXSAVE64:
         return g->undefined_fsw != 0;
     default:
@@ -366,6 +376,14 @@ static void note_undefined(struct generator *g, const struct decoded *d)
         if (sure)
             g->undefined_flags &= ~(cpu->modified | cpu->set_0 | cpu->set_1);
         g->undefined_flags |= cpu->undefined;
+    }
+    switch (d->z.mnemonic) {
+    case ZYDIS_MNEMONIC_FCOMI: case ZYDIS_MNEMONIC_FCOMIP: case ZYDIS_MNEMONIC_FUCOMI:
+    case ZYDIS_MNEMONIC_FUCOMIP:
+        g->undefined_fsw |= 0x200;      // C1: 0 on Intel's processors, as it was on AMD's
+        break;
+    default:
+        break;
     }
     if (fpu) {
         static const uint16_t fsw[4] = { 0x100, 0x200, 0x400, 0x4000 };
@@ -395,7 +413,8 @@ static bool append_instruction(struct generator *g)
     uint64_t where[ZYDIS_MAX_OPERAND_COUNT] = { 0 };
     draw_bytes(g, d.bytes);
     if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&g->decoder, d.bytes, sizeof(d.bytes), &d.z, d.operands))
-        || !accept_instruction(&d.z, d.operands) || c->size + d.z.length > CASE_BYTES || reads_undefined(g, &d))
+        || !accept_instruction(&d.z, d.operands) || c->size + d.z.length > CASE_BYTES
+        || reads_undefined(g, &d))
         return false;
     // Whether UD0 and UD1 have a ModRM byte, and so may fault on its fetch, differs between processors.
     if ((d.z.mnemonic == ZYDIS_MNEMONIC_UD0 || d.z.mnemonic == ZYDIS_MNEMONIC_UD1)
@@ -434,7 +453,8 @@ static bool append_instruction(struct generator *g)
 static void choose_fx(struct random *r, struct fx_image *fx)
 {
     memset(fx, 0, sizeof(*fx));
-    fx->fcw = (uint16_t)(0x7f | random_below(r, 4) << 10 | (random_percent(r, 60) ? 3u : random_below(r, 4)) << 8);
+    fx->fcw =
+        (uint16_t)(0x7f | random_below(r, 4) << 10 | (random_percent(r, 60) ? 3u : random_below(r, 4)) << 8);
     if (random_percent(r, 12))
         fx->fcw ^= (uint16_t)random_below(r, 64);
     fx->fsw = (uint16_t)(random_next(r) & 0x7f00);
@@ -459,17 +479,18 @@ static void choose_fx(struct random *r, struct fx_image *fx)
         random_vector(r, fx->xmm[i]);
 }
 
-static void choose_state(struct generator *g)
+static void choose_state(struct generator *g, bool alignment)
 {
     struct random *r = &g->random;
     struct test_case *c = g->c;
     for (int i = 0; i < 16; i++)
         c->before.gpr[i] = random_integer(r) & (c->mode == MODE_32 ? 0xffffffff : ~(uint64_t)0);
     c->before.gpr[RSP] = (CASE_DATA + 0x400 + random_below(r, CASE_DATA_WRITABLE - 0x800)) & ~7u;
-    c->before.rflags = 2 | FLAG_IF | (random_next(r) & (FLAG_CF | FLAG_PF | FLAG_AF | FLAG_ZF | FLAG_SF | FLAG_OF));
+    c->before.rflags =
+        2 | FLAG_IF | (random_next(r) & (FLAG_CF | FLAG_PF | FLAG_AF | FLAG_ZF | FLAG_SF | FLAG_OF));
     c->before.rflags |= random_percent(r, 20) ? FLAG_DF : 0;
     c->before.rflags |= random_percent(r, 1) ? FLAG_TF : 0;
-    c->before.rflags |= random_percent(r, 2) ? FLAG_AC : 0;
+    c->before.rflags |= alignment && random_percent(r, 4) ? FLAG_AC : 0;
     c->before.rflags |= random_percent(r, 30) ? FLAG_ID : 0;
     c->fs_base = CASE_DATA + 0x100 + random_below(r, 0x100);
     c->gs_base = CASE_DATA + 0x1000 + random_below(r, 0x100);
@@ -499,9 +520,33 @@ static const struct family *choose_family(struct random *r)
     return f;
 }
 
+static bool must_be_last(const struct test_case *c, bool alignment)
+{
+    switch (c->instructions[c->instruction_count - 1].mnemonic) {
+    case ZYDIS_MNEMONIC_POPF: case ZYDIS_MNEMONIC_POPFD: case ZYDIS_MNEMONIC_POPFQ:
+        return !alignment;      // AC may be set now
+    case ZYDIS_MNEMONIC_FNSTENV: case ZYDIS_MNEMONIC_FNSAVE: case ZYDIS_MNEMONIC_FXSAVE:
+    case ZYDIS_MNEMONIC_FXSAVE64:
+        return true;            // what is ignored must not be read
+    default:
+        return false;
+    }
+}
+
+// Leaves out what does not fit before the end of the code.
+static void cut_off(struct test_case *c)
+{
+    if (c->code_offset + c->size <= CASE_CODE_SIZE)
+        return;
+    c->size = CASE_CODE_SIZE - c->code_offset;
+    while (c->instructions[c->instruction_count - 1].offset >= c->size)
+        c->instruction_count--;
+}
+
 void generate_case(const struct generate_options *options, uint64_t number, struct test_case *c)
 {
-    struct generator g = { .random = { options->seed * 0x9e3779b97f4a7c15u ^ number * 0xd1342543de82ef95u }, .c = c };
+    struct generator g = { .random = { options->seed * 0x9e3779b97f4a7c15u ^ number * 0xd1342543de82ef95u },
+                           .c = c };
     struct random *r = &g.random;
     random_next(r);
     memset(c, 0, offsetof(struct test_case, before));
@@ -515,15 +560,18 @@ void generate_case(const struct generate_options *options, uint64_t number, stru
     c->mode = random_percent(r, 25) ? MODE_32 : MODE_64;
     if (options->mode >= 0)
         c->mode = (enum case_mode)options->mode;
-    ZydisDecoderInit(&g.decoder, c->mode == MODE_64 ? ZYDIS_MACHINE_MODE_LONG_64 : ZYDIS_MACHINE_MODE_LONG_COMPAT_32,
+    ZydisDecoderInit(&g.decoder,
+                     c->mode == MODE_64 ? ZYDIS_MACHINE_MODE_LONG_64 : ZYDIS_MACHINE_MODE_LONG_COMPAT_32,
                      c->mode == MODE_64 ? ZYDIS_STACK_WIDTH_64 : ZYDIS_STACK_WIDTH_32);
-    choose_state(&g);
-    uint32_t wanted = options->single || random_percent(r, 55) ? 1 : 2 + random_below(r, CASE_INSTRUCTIONS - 1);
+    choose_state(&g, options->alignment);
+    uint32_t wanted =
+        options->single || random_percent(r, 55) ? 1 : 2 + random_below(r, CASE_INSTRUCTIONS - 1);
     for (int tries = 0; tries < 400 && c->instruction_count < wanted; tries++) {
         uint32_t fixed = g.fixed;
         if (!append_instruction(&g))
             g.fixed = fixed;
+        else if (must_be_last(c, options->alignment))
+            break;
     }
-    if (c->code_offset + c->size > CASE_CODE_SIZE)
-        c->size = CASE_CODE_SIZE - c->code_offset;
+    cut_off(c);
 }

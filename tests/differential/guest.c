@@ -1,5 +1,5 @@
-// Runs a case on a processor of a partition: 64-bit or compatibility mode, CPL 3, no operating system. Every exception
-// exits before it is delivered, so there is no IDT.
+// Runs a case on a processor of a partition: 64-bit or compatibility mode, CPL 3, no operating system. Every
+// exception exits before it is delivered, so there is no IDT.
 //
 // Guest physical memory: the page tables, a TSS without a port bitmap, the code, the data.
 #include "differential.h"
@@ -30,8 +30,15 @@ static const uint8_t *guest_template;
 static uint32_t guest_dirty_offset, guest_dirty_size;
 static int guest_mode;
 
-enum { FIRST_XMM = 18, FIRST_FP = FIRST_XMM + 16, FP_CONTROL = FIRST_FP + 8, XMM_CONTROL, FS_SEGMENT, GS_SEGMENT,
-       REGISTERS };
+enum {
+    FIRST_XMM = 18,
+    FIRST_FP = FIRST_XMM + 16,
+    FP_CONTROL = FIRST_FP + 8,
+    XMM_CONTROL,
+    FS_SEGMENT,
+    GS_SEGMENT,
+    REGISTERS
+};
 static WHV_REGISTER_NAME guest_names[REGISTERS];
 static WHV_REGISTER_VALUE guest_values[REGISTERS];
 
@@ -87,12 +94,13 @@ static bool create_partition(void)
         return false;
     memset(&property, 0, sizeof(property));
     property.ExceptionExitBitmap = capability.ExceptionExitBitmap;
-    return CHECK(WHvSetPartitionProperty(guest_partition, WHvPartitionPropertyCodeExceptionExitBitmap, &property,
-                                         sizeof(property)))
-        && CHECK(WHvSetupPartition(guest_partition))
-        && CHECK(WHvMapGpaRange(guest_partition, guest_memory, 0, GPA_SIZE,
-                                WHvMapGpaRangeFlagRead | WHvMapGpaRangeFlagWrite | WHvMapGpaRangeFlagExecute))
-        && CHECK(WHvCreateVirtualProcessor(guest_partition, 0, 0));
+    return CHECK(WHvSetPartitionProperty(guest_partition, WHvPartitionPropertyCodeExceptionExitBitmap,
+                                         &property, sizeof(property)))
+           && CHECK(WHvSetupPartition(guest_partition))
+           && CHECK(
+               WHvMapGpaRange(guest_partition, guest_memory, 0, GPA_SIZE,
+                              WHvMapGpaRangeFlagRead | WHvMapGpaRangeFlagWrite | WHvMapGpaRangeFlagExecute))
+           && CHECK(WHvCreateVirtualProcessor(guest_partition, 0, 0));
 }
 
 static WHV_REGISTER_VALUE segment(uint64_t base, uint32_t limit, uint16_t selector, uint16_t attributes)
@@ -115,9 +123,9 @@ static bool set_mode(enum case_mode mode)
 {
     static const WHV_REGISTER_NAME names[] = { WHvX64RegisterCs, WHvX64RegisterDs, WHvX64RegisterEs };
     WHV_REGISTER_VALUE data = mode == MODE_64 ? segment(0, 0, 0, 0) : segment(0, 0xffffffff, 0x2b, 0xc0f3);
-    WHV_REGISTER_VALUE values[] = {
-        mode == MODE_64 ? segment(0, 0xffffffff, 0x33, 0xa0fb) : segment(0, 0xffffffff, 0x23, 0xc0fb), data, data
-    };
+    WHV_REGISTER_VALUE values[] = { mode == MODE_64 ? segment(0, 0xffffffff, 0x33, 0xa0fb)
+                                                    : segment(0, 0xffffffff, 0x23, 0xc0fb),
+                                    data, data };
     guest_mode = (int)mode;
     return set_registers(names, values, 3);
 }
@@ -143,7 +151,7 @@ static bool set_system_registers(void)
 
 static void name_registers(void)
 {
-    for (int i = 0; i < FIRST_XMM; i++)         // the sixteen general registers, RIP and RFLAGS follow each other
+    for (int i = 0; i < FIRST_XMM; i++) // the sixteen general registers, RIP and RFLAGS follow each other
         guest_names[i] = (WHV_REGISTER_NAME)(WHvX64RegisterRax + i);
     for (int i = 0; i < 16; i++)
         guest_names[FIRST_XMM + i] = (WHV_REGISTER_NAME)(WHvX64RegisterXmm0 + i);

@@ -1,7 +1,7 @@
 // Runs a case on the host's own processor, inside this process.
 //
-// The case gets all registers, FS and GS base included, and ends in a signal whose context holds its final state.
-// The code is written through a second mapping of the same memory, so that the case cannot change it.
+// The case gets all registers, FS and GS base included, and ends in a signal whose context holds its final
+// state. The code is written through a second mapping of the same memory, so that the case cannot change it.
 #include "differential.h"
 
 #include <signal.h>
@@ -76,8 +76,8 @@ void host_take_signal(int number, siginfo_t *info, ucontext_t *context)
 
 static void *host_map(int fd, off_t offset, size_t size, uintptr_t address, int protection)
 {
-    void *p = mmap((void *)address, size, protection, MAP_SHARED | MAP_POPULATE | (address ? MAP_FIXED_NOREPLACE : 0),
-                   fd, offset);
+    void *p = mmap((void *)address, size, protection,
+                   MAP_SHARED | MAP_POPULATE | (address ? MAP_FIXED_NOREPLACE : 0), fd, offset);
     if (p == MAP_FAILED)
         perror("mmap");
     return p == MAP_FAILED ? NULL : p;
@@ -132,6 +132,18 @@ static bool host_open(const uint8_t *data_template)
     return true;
 }
 
+// INT3 and INTO are reported after the instruction; everything else here speaks of the instruction itself.
+static uint64_t start_of_trap(const struct test_case *c, uint64_t end)
+{
+    for (uint32_t i = 0; i < c->instruction_count; i++) {
+        const struct instruction *at = &c->instructions[i];
+        if (c->before.rip + at->offset + at->length == end
+            && (at->mnemonic == ZYDIS_MNEMONIC_INT3 || at->mnemonic == ZYDIS_MNEMONIC_INTO))
+            return c->before.rip + at->offset;
+    }
+    return end - 1;
+}
+
 static bool host_run(const struct test_case *c, struct outcome *out)
 {
     memset(host_code + host_dirty_offset, 0xcc, host_dirty_size);
@@ -158,9 +170,8 @@ static bool host_run(const struct test_case *c, struct outcome *out)
     host_enter(&host_context);
     asm volatile("ldmxcsr %0" : : "m"(mxcsr));
     out->data = host_data;
-    // A trap is reported after the instruction; everything else here speaks of the instruction itself.
     if (out->vector == 3 || out->vector == 4)
-        out->after.rip--;
+        out->after.rip = start_of_trap(c, out->after.rip);
     return true;
 }
 

@@ -70,8 +70,8 @@ host_leave:
         ret
         .size   host_leave, . - host_leave
 
-// The signal handler. C code must not see what the case may have left: AC, its FS base. NT would make the next IRETQ
-// fault.
+// The signal handler. C code must not see what the case may have left: AC, its FS base. NT would make the
+// next IRETQ fault.
         .globl  host_on_signal
         .type   host_on_signal, @function
 host_on_signal:

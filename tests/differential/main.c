@@ -1,11 +1,15 @@
-// The differential test: runs random cases on the host's processor and on the engine's, and reports what differs.
+// The differential test: runs random cases on the host's processor and on the engine's, and reports what
+// differs.
 //
 //   differential [--seed N] [--start N] [--count N] [--seconds N] [--only FAMILY] [--mode 32|64] [--single]
-//                [--stop-after N] [--host-host] [--coverage] [--list]
+//                [--alignment] [--stop-after N] [--host-host] [--coverage] [--list]
 //
-// --coverage prints for each mnemonic how many cases had it, and how many of these ran to their end without a fault.
-// The cases run in a child process: should one bring the process down, the parent says which it was. Exit status: 0
-// without a difference, 1 with differences, 2 when the test itself failed.
+// --coverage prints for each mnemonic how many cases had it, and how many of these ran to their end without a
+// fault.
+// --alignment sets RFLAGS.AC in some cases, for engines that check alignment.
+//
+// The cases run in a child process: should one bring the process down, the parent says which it was. Exit
+// status: 0 without a difference, 1 with differences, 2 when the test itself failed.
 #include "differential.h"
 
 #include <getopt.h>
@@ -59,6 +63,8 @@ static void print_reproduce(const struct options *o, uint64_t number)
         printf(" --mode %d", o->generate.mode == MODE_64 ? 64 : 32);
     if (o->generate.single)
         printf(" --single");
+    if (o->generate.alignment)
+        printf(" --alignment");
     printf("%s\n", o->host_host ? " --host-host" : "");
 }
 
@@ -77,7 +83,8 @@ static void truncate_case(struct test_case *c, uint32_t instructions)
 }
 
 // Shortens a case to the first instruction that shows the difference, which becomes its last, and prints it.
-static void report(const struct options *o, struct test_case *c, const struct machine *a, const struct machine *b)
+static void report(const struct options *o, struct test_case *c, const struct machine *a,
+                   const struct machine *b)
 {
     struct outcome oa, ob;
     uint32_t all = c->instruction_count;
@@ -88,8 +95,8 @@ static void report(const struct options *o, struct test_case *c, const struct ma
             continue;
         ZydisMnemonic mnemonic = (ZydisMnemonic)shorter.instructions[n - 1].mnemonic;
         tallies[mnemonic].different++;
-        printf("DIFFERENT %s: case %llu, %s, %d bits\n", ZydisMnemonicGetString(mnemonic), (unsigned long long)c->number,
-               c->family, c->mode == MODE_64 ? 64 : 32);
+        printf("DIFFERENT %s: case %llu, %s, %d bits\n", ZydisMnemonicGetString(mnemonic),
+               (unsigned long long)c->number, c->family, c->mode == MODE_64 ? 64 : 32);
         compare_disassemble(&shorter);
         compare_print(&shorter, a->name, &oa, b->name, &ob);
         print_reproduce(o, c->number);
@@ -163,8 +170,8 @@ static int run_cases(const struct options *o)
     if (failed || o->coverage)
         print_summary(o->coverage);
     printf("differential: %llu passed, %llu failed (seed %llu, %u mnemonics, %.1f s, %.0f cases/s)\n",
-           (unsigned long long)passed, (unsigned long long)failed, (unsigned long long)o->generate.seed, mnemonics, took,
-           (double)(passed + failed) / took);
+           (unsigned long long)passed, (unsigned long long)failed, (unsigned long long)o->generate.seed,
+           mnemonics, took, (double)(passed + failed) / took);
     a->close();
     b->close();
     return failed ? 1 : 0;
@@ -214,12 +221,19 @@ static const struct family *find_family(const char *name)
 
 static bool parse(int argc, char **argv, struct options *o)
 {
-    static const struct option known[] = {
-        { "seed", 1, NULL, 's' }, { "start", 1, NULL, 'b' }, { "count", 1, NULL, 'n' }, { "only", 1, NULL, 'o' },
-        { "mode", 1, NULL, 'm' }, { "single", 0, NULL, '1' }, { "stop-after", 1, NULL, 'x' },
-        { "host-host", 0, NULL, 'h' }, { "list", 0, NULL, 'l' }, { "seconds", 1, NULL, 't' },
-        { "coverage", 0, NULL, 'c' }, { 0 }
-    };
+    static const struct option known[] = { { "seed", 1, NULL, 's' },
+                                           { "start", 1, NULL, 'b' },
+                                           { "count", 1, NULL, 'n' },
+                                           { "only", 1, NULL, 'o' },
+                                           { "mode", 1, NULL, 'm' },
+                                           { "single", 0, NULL, '1' },
+                                           { "stop-after", 1, NULL, 'x' },
+                                           { "host-host", 0, NULL, 'h' },
+                                           { "list", 0, NULL, 'l' },
+                                           { "seconds", 1, NULL, 't' },
+                                           { "coverage", 0, NULL, 'c' },
+                                           { "alignment", 0, NULL, 'a' },
+                                           { 0 } };
     *o = (struct options){ .generate = { .seed = 1, .mode = -1 }, .count = ~(uint64_t)0, .stop_after = 20 };
     for (int k; (k = getopt_long(argc, argv, "", known, NULL)) != -1;) {
         switch (k) {
@@ -230,6 +244,7 @@ static bool parse(int argc, char **argv, struct options *o)
         case '1': o->generate.single = true; break;
         case 'x': o->stop_after = (unsigned)strtoul(optarg, NULL, 0); break;
         case 'h': o->host_host = true; break;
+        case 'a': o->generate.alignment = true; break;
         case 'c': o->coverage = true; break;
         case 't': o->seconds = strtod(optarg, NULL); break;
         case 'l':

@@ -41,11 +41,10 @@ uint64_t random_integer(struct random *r)
 
 static uint32_t random_single(struct random *r)
 {
-    static const uint32_t edges[] = {
-        0x00000000, 0x00000001, 0x007fffff, 0x00800000, 0x3f000000, 0x3f7fffff, 0x3f800000, 0x3f800001, 0x3fc00000,
-        0x40200000, 0x40490fdb, 0x4effffff, 0x4f000000, 0x5f000000, 0x7f7fffff, 0x7f800000, 0x7f800001, 0x7fbfffff,
-        0x7fc00000, 0x7fffffff, 0x7fc12345
-    };
+    static const uint32_t edges[] = { 0x00000000, 0x00000001, 0x007fffff, 0x00800000, 0x3f000000, 0x3f7fffff,
+                                      0x3f800000, 0x3f800001, 0x3fc00000, 0x40200000, 0x40490fdb, 0x4effffff,
+                                      0x4f000000, 0x5f000000, 0x7f7fffff, 0x7f800000, 0x7f800001, 0x7fbfffff,
+                                      0x7fc00000, 0x7fffffff, 0x7fc12345 };
     if (random_percent(r, 60))
         return edges[random_below(r, sizeof(edges) / sizeof(edges[0]))] | (uint32_t)random_below(r, 2) << 31;
     return (uint32_t)random_next(r);
@@ -91,9 +90,9 @@ void random_vector(struct random *r, uint8_t out[16])
 
 void random_extended(struct random *r, uint8_t out[10])
 {
-    static const uint16_t exponents[] = { 0, 0, 1, 0x3f6a, 0x3f81, 0x3bcd, 0x3c01, 0x3ffe, 0x3fff, 0x4000, 0x400e,
-                                          0x400f, 0x401e, 0x401f, 0x403d, 0x403e, 0x403f, 0x407e, 0x43fe, 0x7ffe,
-                                          0x7fff, 0x7fff };
+    static const uint16_t exponents[] = { 0,      0,      1,      0x3f6a, 0x3f81, 0x3bcd, 0x3c01, 0x3ffe,
+                                          0x3fff, 0x4000, 0x400e, 0x400f, 0x401e, 0x401f, 0x403d, 0x403e,
+                                          0x403f, 0x407e, 0x43fe, 0x7ffe, 0x7fff, 0x7fff };
     static const uint64_t mantissas[] = {
         0x8000000000000000, 0x8000000000000000, 0x8000000000000001, 0xffffffffffffffff, 0xc000000000000000,
         0xbfffffffffffffff, 0xc90fdaa22168c235, 0xa000000000000000, 0xffffff0000000000, 0xfffffffffffff800

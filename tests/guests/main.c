@@ -92,9 +92,9 @@ static void print_exit(struct run *run, UINT32 vp, const WHV_RUN_VP_EXIT_CONTEXT
                 run->guest->name, vp, exit->ExitReason, c->Cs.Selector, (unsigned long long)c->Rip,
                 (unsigned long long)c->Cs.Base, (unsigned long long)c->Rflags, c->InstructionLength);
     if (exit->ExitReason == WHvRunVpExitReasonMemoryAccess)
-        print_error("    access %u, unmapped %u, gpa %llx, gva %llx\n", exit->MemoryAccess.AccessInfo.AccessType,
-                    exit->MemoryAccess.AccessInfo.GpaUnmapped, (unsigned long long)exit->MemoryAccess.Gpa,
-                    (unsigned long long)exit->MemoryAccess.Gva);
+        print_error("    access %u, unmapped %u, gpa %llx, gva %llx\n",
+                    exit->MemoryAccess.AccessInfo.AccessType, exit->MemoryAccess.AccessInfo.GpaUnmapped,
+                    (unsigned long long)exit->MemoryAccess.Gpa, (unsigned long long)exit->MemoryAccess.Gva);
     if (exit->ExitReason == WHvRunVpExitReasonException)
         print_error("    vector %u, error code %x, parameter %llx\n", exit->VpException.ExceptionType,
                     exit->VpException.ErrorCode, (unsigned long long)exit->VpException.ExceptionParameter);

@@ -1,5 +1,5 @@
-; 4-level paging: the error code for each way to fail, accessed and dirty bits, large pages, WP, NX, SMEP, SMAP, and
-; when a stale translation may no longer be used (SDM vol. 3A, 4.5 to 4.10).
+; 4-level paging: the error code for each way to fail, accessed and dirty bits, large pages, WP, NX, SMEP,
+; SMAP, and when a stale translation may no longer be used (SDM vol. 3A, 4.5 to 4.10).
         org     0x8000
 %include "check.inc"
 %include "long.inc"
@@ -306,7 +306,8 @@ main:   mov     rdi, TABLE
         mov     rax, cr0
         bts     rax, 16
         mov     cr0, rax
-; An implicit supervisor access (the GDT) by user code is a supervisor access: pushes of the trap itself show it.
+; An implicit supervisor access (the GDT) by user code is a supervisor access: pushes of the trap itself
+; show it.
 
 ; 1 GiB pages, where there are any
         mov     eax, 0x80000001
@@ -321,8 +322,8 @@ main:   mov     rdi, TABLE
         check   [rax], 0x777
 .no_gb:
 
-; A fault of a page walk through memory that is not mapped is no page fault: nothing to check here but that the
-; translation of a canonical address in the upper half, which is not present, is one.
+; A fault of a page walk through memory that is not mapped is no page fault: nothing to check here but that
+; the translation of a canonical address in the upper half, which is not present, is one.
         mov     rbx, 0xffff800000000000
         faults  0, rbx, mov rax, [rbx]
         finish

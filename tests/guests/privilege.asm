@@ -1,5 +1,5 @@
-; Changes of the privilege level in IA-32e mode: interrupt gates, IRETQ, SYSCALL and SYSRET, SYSENTER and SYSEXIT, call
-; gates, compatibility mode, and what CPL 3 may not do.
+; Changes of the privilege level in IA-32e mode: interrupt gates, IRETQ, SYSCALL and SYSRET, SYSENTER and
+; SYSEXIT, call gates, compatibility mode, and what CPL 3 may not do.
         org     0x8000
 %include "check.inc"
 %include "long.inc"
@@ -71,8 +71,8 @@ main:
         and     eax, 0x3200
         check   rax, 0x200
 
-; SYSCALL: RCX = RIP, R11 = RFLAGS, CS and SS from STAR[47:32], RFLAGS cleared by FMASK; SYSRET: the reverse, with CS
-; and SS from STAR[63:48] + 16 and + 8 (SDM vol. 2B)
+; SYSCALL: RCX = RIP, R11 = RFLAGS, CS and SS from STAR[47:32], RFLAGS cleared by FMASK; SYSRET: the
+; reverse, with CS and SS from STAR[63:48] + 16 and + 8 (SDM vol. 2B)
         mov     ecx, STAR
         xor     eax, eax
         mov     edx, (USER_CODE32 << 16) | CODE64
@@ -104,7 +104,8 @@ main:
         or      eax, 1
         wrmsr
 
-; SYSENTER: CS and SS from the MSR, RIP and RSP from theirs; SYSEXIT: CS + 32 for 64 bits, RIP = RDX, RSP = RCX
+; SYSENTER: CS and SS from the MSR, RIP and RSP from theirs; SYSEXIT: CS + 32 for 64 bits, RIP = RDX, RSP =
+; RCX
         mov     ecx, 0x174
         mov     eax, CODE64
         xor     edx, edx
