@@ -306,19 +306,28 @@ static const struct insn *crossing_enter(struct x86_cpu *cpu, uint64_t linear, c
 
 // ---- Entering blocks ---------------------------------------------------------------------------------------------
 
+// Compare a block with memory if that was not done since the last serialising event. False: it is dead now.
+static inline bool block_verify(struct x86_cpu *cpu, struct x86_block *block)
+{
+    uint64_t generation = atomic_load_explicit(&cpu->generation, memory_order_relaxed);
+    if (X86_LIKELY(block->generation == generation))
+        return true;
+    if (block->generation == 0)
+        return false;
+    if (!memcmp(block->copy, block->code, block->bytes)) {
+        block->generation = generation;
+        return true;
+    }
+    x86_code_written(cpu, block->code, block->bytes);
+    return false;
+}
+
 static struct x86_block *block_find(struct x86_cpu *cpu, const uint8_t *host)
 {
     struct x86_block *block = cpu->code->buckets[hash_code(host, cpu->mode)];
     while (block && (block->code != host || block->mode != cpu->mode))
         block = block->next;
-    if (!block || block->generation == cpu->generation)
-        return block;
-    if (!memcmp(block->copy, block->code, block->bytes)) {
-        block->generation = cpu->generation;
-        return block;
-    }
-    x86_code_written(cpu, block->code, block->bytes);
-    return NULL;
+    return block && block_verify(cpu, block) ? block : NULL;
 }
 
 const struct insn *x86_code_enter(struct x86_cpu *cpu)
@@ -335,8 +344,7 @@ const struct insn *x86_code_enter(struct x86_cpu *cpu)
     }
     struct x86_jump_entry *entry = x86_jump_slot(cpu, linear);
     struct x86_block *block = NULL;
-    if (entry->linear == linear && entry->key == cpu->jump_key && entry->block
-        && entry->block->generation == cpu->generation)
+    if (entry->linear == linear && entry->key == cpu->jump_key && block_verify(cpu, entry->block))
         block = entry->block;
     if (!block) {
         cpu->current = NULL;

@@ -196,6 +196,15 @@ struct x86_tlb_entry {
 };
 #define X86_TLB_NONE 1ull
 
+// The table that maps a region, with the rights of the levels above (paging.c). Current while `epoch` is cpu->tlb_epoch.
+struct x86_walk_cache {
+    uint64_t epoch, region, table;
+    uint8_t *host;
+    bool user, write, execute, writable;
+};
+#define X86_WALK_2M 256u        // powers of two
+#define X86_WALK_1G 16u
+
 enum x86_pending { X86_PENDING_NONE, X86_PENDING_SPLIT, X86_PENDING_DEVICE, X86_PENDING_CODE };
 
 struct x86_jump_entry { uint64_t linear; uint64_t key; struct x86_block *block; uint64_t reserved; };
@@ -328,6 +337,7 @@ struct x86_cpu {
     // entries came from since the last full flush; mask 0: none.
     struct { uint64_t base, mask; } large[2];
     struct x86_code *code;                  // the block cache (code.h)
+    struct x86_walk_cache walk_2m[X86_WALK_2M], walk_1g[X86_WALK_1G];
     struct x86_tlb_entry tlbs[X86_TLB_SETS][X86_TLB_ENTRIES] __attribute__((aligned(64)));
     struct x86_jump_entry jumps[X86_JUMP_ENTRIES];
 };
