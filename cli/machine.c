@@ -362,7 +362,8 @@ bool machine_set_up(struct machine *machine, const struct start *start, struct e
     if (machine->config.engine != NULL) {
         hr = BulkheadSetEngine(machine->partition, machine->config.engine);
         if (FAILED(hr)) {
-            return error_set(err, EXIT_FAILED, "--engine %s: BulkheadSetEngine failed with 0x%08x",
+            return error_set(err, EXIT_FAILED, "--engine %s: this build has no such engine (BulkheadSetEngine: 0x%08x); "
+                             "'bulkhead info' lists them",
                              machine->config.engine, (unsigned)hr);
         }
     }

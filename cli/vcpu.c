@@ -381,7 +381,6 @@ bool vcpu_create(struct vcpu *vcpu, struct machine *machine, unsigned index, str
     if (FAILED(hr)) {
         return error_hresult(err, "WHvCreateVirtualProcessor", (unsigned)hr);
     }
-    vcpu->created = true;
     hr = WHvEmulatorCreateEmulator(&callbacks, &vcpu->emulator);
     return SUCCEEDED(hr) || error_hresult(err, "WHvEmulatorCreateEmulator", (unsigned)hr);
 }
@@ -424,6 +423,4 @@ void vcpu_destroy(struct vcpu *vcpu)
         (void)!WHvEmulatorDestroyEmulator(vcpu->emulator);
         vcpu->emulator = NULL;
     }
-    /* The processor itself goes with the partition. */
-    vcpu->created = false;
 }

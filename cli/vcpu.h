@@ -18,7 +18,7 @@ struct machine;
 struct vcpu {
     struct machine *machine;
     unsigned index;
-    bool created, started;
+    bool started;
     pthread_t thread;
     WHV_EMULATOR_HANDLE emulator;
     uint64_t exits[VCPU_EXIT_KINDS];

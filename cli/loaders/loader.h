@@ -34,8 +34,8 @@ struct linux_options {
 bool linux_load(const struct memory *memory, const struct linux_options *options, struct start *start,
                 struct error *err);
 
-/* A BIOS image: it ends at 4 GiB, and its last 256 KiB (or all of it) are also the end of the first MiB. The processor
- * starts at its reset vector. */
+/* A BIOS image: it ends at 4 GiB, and its last 256 KiB (or all of it) are also the end of the first MiB. The
+ * processor starts at its reset vector. */
 bool firmware_load(struct memory *memory, const char *path, struct error *err);
 
 /* A flat 16-bit binary at ADDRESS below 1 MiB, entered at its first byte in real mode. */
