@@ -27,6 +27,19 @@ static bool segment_flat(const struct x86_cpu *cpu, unsigned s)
         && (seg->attributes & (X86_SEG_P | X86_SEG_S | 0xe)) == (X86_SEG_P | X86_SEG_S | 0x2);
 }
 
+// #AC is on (SDM vol. 3A 6.15, interrupt 17), or a data breakpoint is enabled (SDM vol. 3B 18.2.4).
+static bool checked_access(const struct x86_cpu *cpu)
+{
+    if (cpu->cpl == 3 && (cpu->cr0 & X86_CR0_AM) && (cpu->rflags & X86_AC))
+        return true;
+    if (X86_LIKELY(!(cpu->dr7 & 0xff)))
+        return false;
+    for (unsigned n = 0; n < 4; n++)
+        if ((cpu->dr7 >> n * 2 & 3) && (cpu->dr7 >> (16 + n * 4) & 1))
+            return true;
+    return false;
+}
+
 void x86_update_mode(struct x86_cpu *cpu)
 {
     uint32_t mode = 0;
@@ -48,7 +61,9 @@ void x86_update_mode(struct x86_cpu *cpu)
     if ((cpu->rflags & X86_TF) || cpu->interrupt_shadow || (cpu->dr7 & 0xff))
         mode |= X86_MODE_SINGLE;
     cpu->mode = mode;
-    if (cpu->cpl == 3)
+    if (checked_access(cpu))
+        cpu->tlb = cpu->tlbs[X86_TLB_CHECKED];
+    else if (cpu->cpl == 3)
         cpu->tlb = cpu->tlbs[X86_TLB_USER];
     else if ((cpu->cr4 & X86_CR4_SMAP) && !(cpu->rflags & X86_AC))
         cpu->tlb = cpu->tlbs[X86_TLB_SMAP];
@@ -114,7 +129,7 @@ void x86_reset(struct x86_cpu *cpu)
     cpu->oszapc = 0;
     cpu->rflags = 2;
     cpu->cpl = 0;
-    cpu->interrupt_shadow = cpu->nmi_blocked = 0;
+    cpu->interrupt_shadow = cpu->nmi_blocked = cpu->watch_hit = 0;
     for (unsigned s = 0; s < X86_SEGMENTS; s++)
         cpu->segment[s] = (struct x86_segment){ .limit = 0xffff, .attributes = X86_SEG_P | X86_SEG_S | 3 };
     cpu->segment[X86_CS].attributes = X86_SEG_P | X86_SEG_S | 0xb;

@@ -185,8 +185,9 @@ struct x86_block {
 enum x86_access { X86_READ = 1, X86_WRITE = 2, X86_EXECUTE = 4,
                   X86_IMPLICIT = 8 };    // a supervisor access whatever CPL is: descriptor tables, TSS
 
-// TLB sets. User-mode, supervisor, and supervisor with user pages out of bounds (SMAP on and AC clear).
-enum x86_tlb_set { X86_TLB_USER, X86_TLB_SUPERVISOR, X86_TLB_SMAP, X86_TLB_SETS };
+// TLB sets. User-mode, supervisor, and supervisor with user pages out of bounds (SMAP on and AC clear). The checked set
+// never holds data entries, so that every access takes the slow path: alignment checks and data breakpoints live there.
+enum x86_tlb_set { X86_TLB_USER, X86_TLB_SUPERVISOR, X86_TLB_SMAP, X86_TLB_CHECKED, X86_TLB_SETS };
 
 struct x86_tlb_entry {
     uint64_t read;          // page's linear address when a load may go straight to memory, else X86_TLB_NONE
@@ -306,6 +307,7 @@ struct x86_cpu {
     struct x86_table gdtr, idtr;
     uint64_t cr0, cr2, cr3, cr4, efer, xcr0;
     uint64_t dr[4], dr6, dr7;
+    uint8_t watch_hit;                      // data breakpoints that the instruction hit: bits for DR6
     uint64_t star, lstar, cstar, sfmask, kernel_gs_base, tsc_aux, pat;
     uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
     uint64_t mtrr_cap, mtrr_def_type, mtrr_phys[16], mtrr_fixed[11], misc_enable;

@@ -122,7 +122,10 @@ static struct x86_tlb_entry *access_tlb(struct x86_cpu *cpu, unsigned access)
 
 static void tlb_insert(struct x86_cpu *cpu, uint64_t linear, unsigned access, const struct x86_page *page, bool global)
 {
-    struct x86_tlb_entry *entry = x86_tlb_slot(access_tlb(cpu, access), linear);
+    struct x86_tlb_entry *set = access_tlb(cpu, access);
+    if (X86_UNLIKELY(set == cpu->tlbs[X86_TLB_CHECKED]) && !(access & X86_EXECUTE))
+        return;
+    struct x86_tlb_entry *entry = x86_tlb_slot(set, linear);
     uint64_t tag = linear & ~X86_PAGE_MASK;
     uintptr_t host = (uintptr_t)page->host - tag;
     if (((entry->host ^ host) & ~(uintptr_t)1)
@@ -200,6 +203,26 @@ static struct resolved resolve(struct x86_cpu *cpu, uint64_t linear, unsigned ac
     return r;
 }
 
+// What the checked set is for: alignment, and data breakpoints. False: #AC recorded.
+static bool check_access(struct x86_cpu *cpu, uint64_t linear, unsigned size, unsigned access)
+{
+    if (X86_LIKELY(cpu->tlb != cpu->tlbs[X86_TLB_CHECKED]) || (access & X86_IMPLICIT))
+        return true;
+    if (cpu->cpl == 3 && (cpu->cr0 & X86_CR0_AM) && (cpu->rflags & X86_AC) && size <= 8 && (linear & (size - 1))
+        && !(size & (size - 1)))
+        return x86_fault(cpu, X86_AC_FAULT, 0);
+    for (unsigned n = 0; n < 4; n++) {
+        unsigned control = cpu->dr7 >> (16 + n * 4) & 15, kind = control & 3;
+        if (!(cpu->dr7 >> n * 2 & 3) || !(kind == 3 || (kind == 1 && (access & X86_WRITE))))
+            continue;
+        static const uint8_t lengths[4] = { 1, 2, 8, 4 };
+        uint64_t length = lengths[control >> 2], start = cpu->dr[n] & ~(length - 1);
+        if (linear < start + length && start < linear + size)
+            cpu->watch_hit |= (uint8_t)(1u << n);
+    }
+    return true;
+}
+
 static unsigned first_part(uint64_t linear, unsigned size)
 {
     uint64_t left = X86_PAGE_SIZE - (linear & X86_PAGE_MASK);
@@ -239,6 +262,8 @@ static bool device_read(struct x86_cpu *cpu, uint64_t gpa, uint8_t *bytes, unsig
 static const void *read_access(struct x86_cpu *cpu, uint64_t linear, unsigned size, unsigned access)
 {
     unsigned first = first_part(linear, size);
+    if (!check_access(cpu, linear, size, access))
+        return NULL;
     struct resolved r = resolve(cpu, linear, access);
     if (!r.ok)
         return NULL;
@@ -306,6 +331,8 @@ bool x86_read_linear(struct x86_cpu *cpu, uint64_t linear, void *bytes, unsigned
 static void *write_access(struct x86_cpu *cpu, uint64_t linear, unsigned size, unsigned access)
 {
     unsigned first = first_part(linear, size);
+    if (!check_access(cpu, linear, size, access))
+        return NULL;
     struct resolved r = resolve(cpu, linear, access);
     if (!r.ok)
         return NULL;

@@ -274,11 +274,12 @@ static void sleep_until_event(struct vcpu *v)
 
 // ---- Running -----------------------------------------------------------------------------------------------------
 
-// #DB after an instruction that was run with RFLAGS.TF set (SDM vol. 3B 18.3.1.4).
-static enum step single_step_trap(struct vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
+// #DB after an instruction that was run with RFLAGS.TF set, or that hit a data breakpoint (SDM vol. 3B 18.3.1).
+static enum step debug_trap(struct vcpu *v, bool single_step, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     x86_fault(&v->cpu, X86_DB, -1);
-    v->cpu.exception.address = 1u << 14;
+    v->cpu.exception.address = v->cpu.watch_hit | (single_step ? 1u << 14 : 0);
+    v->cpu.watch_hit = 0;
     return deliver_exception(v, exit);
 }
 
@@ -305,9 +306,11 @@ static enum step guest(struct vcpu *v, uint64_t generation, WHV_RUN_VP_EXIT_CONT
 {
     struct x86_cpu *cpu = &v->cpu;
     bool single = cpu->mode & X86_MODE_SINGLE, trap = cpu->rflags & X86_TF, shadow = cpu->interrupt_shadow;
+    bool debug = false;
     if (single && breakpoint_hit(cpu))
         return deliver_exception(v, exit);
     uint64_t from = cpu->rip;
+    cpu->watch_hit = 0;
     if (shadow)
         cpu->interrupt_shadow = 2;      // to tell a shadow that ends here from one that the instruction casts
     cpu->budget = QUANTUM;
@@ -323,15 +326,16 @@ static enum step guest(struct vcpu *v, uint64_t generation, WHV_RUN_VP_EXIT_CONT
                 cpu->rflags &= ~(uint64_t)X86_RF;
             // A MOV SS casts its shadow over the trap too.
             trap = trap && !cpu->interrupt_shadow;
+            debug = trap || (cpu->watch_hit && !cpu->interrupt_shadow);
         }
         x86_update_mode(cpu);
     }
     switch (leave) {
     case X86_LEAVE_LOOKUP:
-        return single && trap ? single_step_trap(v, exit) : STEP_AGAIN;
+        return debug ? debug_trap(v, trap, exit) : STEP_AGAIN;
     case X86_LEAVE_HALT:
-        if (single && trap)
-            return single_step_trap(v, exit);
+        if (debug)
+            return debug_trap(v, trap, exit);
         if (!v->soft->apic)
             return exit_with(v, exit, WHvRunVpExitReasonX64Halt);
         v->halted = true;
