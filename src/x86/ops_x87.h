@@ -59,6 +59,15 @@ static inline void x87_last_memory(struct x86_cpu *cpu, const struct insn *i, ui
     cpu->fpu.fds = cpu->segment[i->imm >> 16 & 7].selector;
 }
 
+// Whether a store would go through, without one: for stores that an exception leaves out, and for the far
+// end of an area. False: the fault is recorded.
+static inline bool x87_probe_write(struct x86_cpu *cpu, uint64_t linear, unsigned size)
+{
+    bool possible = x86_write_pointer(cpu, linear, size, X86_WRITE);
+    cpu->scratch_state.pending = X86_PENDING_NONE;
+    return possible;
+}
+
 // ---- The register stack. Functions take numbers of physical registers ---------------------------
 
 static inline unsigned x87_st(const struct x86_cpu *cpu, unsigned n) { return (x87_top(&cpu->fpu) + n) & 7; }

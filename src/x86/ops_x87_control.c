@@ -110,8 +110,12 @@ HANDLER(fnstsw_ax)
     NEXT(cpu, i);
 }
 
-// A fault part of the way through a store leaves the part before it stored: the instruction is run again
-// after the fault, and the processor's own state did not change.
+// An area of up to two pages is stored wholly or not at all: its far end is tried first.
+static bool store_area(struct x86_cpu *cpu, uint64_t linear, const void *bytes, unsigned size, unsigned whole)
+{
+    return x87_probe_write(cpu, linear + whole - 1, 1) &&
+           x86_write_linear(cpu, linear, bytes, size, X86_WRITE);
+}
 
 // ---- FSTENV, FLDENV, FSAVE, FRSTOR (SDM vol. 1 8.1.10) ------------------------------------------
 
@@ -184,7 +188,7 @@ static bool store_environment(struct x86_cpu *cpu, unsigned form, uint64_t linea
 {
     uint8_t area[ENVIRONMENT_MAX];
     environment_to_area(&cpu->fpu, form, area);
-    if (!x86_write_linear(cpu, linear, area, environment_size(form), X86_WRITE))
+    if (!store_area(cpu, linear, area, environment_size(form), environment_size(form)))
         return false;
     cpu->fpu.fcw |= X87_EXCEPTIONS;
     x87_update_summary(&cpu->fpu);
@@ -207,7 +211,7 @@ static bool save_state(struct x86_cpu *cpu, unsigned form, uint64_t linear)
     environment_to_area(&cpu->fpu, form, area);
     for (unsigned n = 0; n < 8; n++, size += 10)
         memcpy(area + size, &cpu->fpu.st[x87_st(cpu, n)], 10);
-    if (!x86_write_linear(cpu, linear, area, size, X86_WRITE))
+    if (!store_area(cpu, linear, area, size, size))
         return false;
     x86_fpu_init(&cpu->fpu);
     return true;
@@ -260,7 +264,7 @@ static bool save_extended(struct x86_cpu *cpu, const struct insn *i, uint64_t li
     struct x86_fx_image image;
     x86_fpu_to_image(cpu, &image, i->dst);
     unsigned size = (unsigned)offsetof(struct x86_fx_image, xmm) + 16u * i->src;
-    return x86_write_linear(cpu, linear, &image, size, X86_WRITE);
+    return store_area(cpu, linear, &image, size, sizeof image);
 }
 
 static bool restore_extended(struct x86_cpu *cpu, const struct insn *i, uint64_t linear)

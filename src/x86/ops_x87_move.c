@@ -203,6 +203,8 @@ bool x86_emit_x87_constant(struct x86_emit *e, unsigned parameter)
         bool blocked = x87_unmasked(cpu, status) & STORE_BLOCKERS;                                   \
         if (X86_LIKELY(!blocked))                                                                    \
             STORE(type, lin, value);                                                                 \
+        else if (!x87_probe_write(cpu, lin, sizeof(type)))                                           \
+            return x86_leave_fault(cpu, i);                                                          \
         x87_last_memory(cpu, i, lin);                                                                \
         if (X86_UNLIKELY(empty))                                                                     \
             cpu->fpu.fsw |= X87_SF;                                                                  \
@@ -225,6 +227,8 @@ HANDLER(fstp_m80)
     unsigned src = x87_st(cpu, 0);
     bool empty = x87_empty(cpu, src);
     if (X86_UNLIKELY(empty && !(cpu->fpu.fcw & X87_IE))) {
+        if (!x87_probe_write(cpu, lin, 10))
+            return x86_leave_fault(cpu, i);
         x87_last_memory(cpu, i, lin);
         x87_stack_fault(cpu, false);
         NEXT(cpu, i);
@@ -256,6 +260,8 @@ static bool store_decimal(struct x86_cpu *cpu, uint64_t linear)
             return false;
         *to = value;
         x86_commit(cpu);
+    } else if (!x87_probe_write(cpu, linear, 10)) {
+        return false;
     }
     if (empty)
         cpu->fpu.fsw |= X87_SF;
