@@ -1,5 +1,6 @@
 # packages.sh: which Debian packages each command of the tree needs, and installing those that are missing.
 # To be sourced by bash. It writes to standard error only.
+# shellcheck shell=bash disable=SC2034
 
 # What builds the library and the command, and what packs the guest's files.
 packages_build=(gcc libc6-dev meson ninja-build pkg-config python3 libzydis-dev libzycore-dev libjson-c-dev)
