@@ -358,7 +358,7 @@ typedef uint64_t x86_alias64 __attribute__((may_alias));
 // Continue with the next instruction. Optimised builds turn the call into a jump ("threaded code"); where the compiler
 // can't promise that (no optimisation, sanitizers) the handler returns the next instruction to a loop.
 #ifdef BULKHEAD_TRAMPOLINE
-#define DISPATCH(cpu, to) return (to)
+#define DISPATCH(cpu, to) return ((void)(cpu), (to))
 #elif defined(__clang__)
 #define DISPATCH(cpu, to) do { const struct insn *next_ = (to); __attribute__((musttail)) return next_->fn(cpu, next_); } while (0)
 #else
