@@ -383,13 +383,12 @@ static const struct insn *arpl_r(struct x86_cpu *cpu, const struct insn *i)
 static const struct insn *arpl_m(struct x86_cpu *cpu, const struct insn *i)
 {
     PROTECTED_ONLY();
-    ADDRESS(lin, 2, X86_READ | X86_WRITE);
-    MODIFY(uint16_t, memory, lin);
-    uint16_t to = *memory, from = R16(i->src);
+    ADDRESS(lin, 2, X86_READ);
+    LOAD(uint16_t, to, lin);
+    uint16_t from = R16(i->src);
     bool raise = (to & 3) < (from & 3);
     if (raise)
-        *memory = (uint16_t)((to & ~3) | (from & 3));
-    x86_commit(cpu);
+        STORE(uint16_t, lin, (uint16_t)((to & ~3) | (from & 3)));
     set_zf(cpu, raise);
     NEXT(cpu, i);
 }
