@@ -129,39 +129,6 @@ main:
         ldmxcsr [rsp]
         add     rsp, 8
 
-; Data breakpoints are traps, instruction breakpoints are faults
-        mov     eax, 0x100000
-        mov     dr0, rax
-        mov     eax, 0x000d0402                     ; DR7: global 0, write, 4 bytes
-        mov     dr7, rax
-        mov     qword [resume], .after_data
-        mov     qword [trap_vector], -1
-        mov     dword [0x100000], 1
-.after_data:
-        check   [trap_vector], 1
-        check   [trap_rip], .after_data
-        mov     rax, dr6
-        and     eax, 0xf
-        check   rax, 1
-        mov     eax, .breakpoint
-        mov     dr0, rax
-        mov     eax, 0x402                          ; execution
-        mov     dr7, rax
-        mov     eax, 0xffff0ff0
-        mov     dr6, rax
-        mov     qword [resume], .after_breakpoint
-        mov     qword [trap_vector], -1
-.breakpoint:
-        nop
-.after_breakpoint:
-        check   [trap_vector], 1
-        check   [trap_rip], .breakpoint
-        mov     rax, [trap_rflags]
-        and     eax, 0x10000                        ; RF is set in what is saved, to get past it
-        check   rax, 0x10000
-        mov     eax, 0x400
-        mov     dr7, rax
-
 ; #AC only at CPL 3: AC and AM do nothing here
         mov     rax, cr0
         or      eax, 0x40000

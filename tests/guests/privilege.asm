@@ -157,6 +157,8 @@ main:
         check   [trap_cs], USER_CODE32
         check   [.result_32], 0x12345678
         check   [trap_rsp], USER_STACK - 32
+        mov     eax, DATA
+        mov     ds, eax
 ; IRETQ to a non-canonical RIP: #GP(0) at the IRETQ, still at CPL 0
         push    USER_DATA
         push    USER_STACK
@@ -265,6 +267,8 @@ main:
 
         bits    32
 .user_32:
+        mov     eax, USER_DATA                      ; the way to CPL 3 has made DS null, for its DPL
+        mov     ds, eax
         mov     eax, 0x12345678
         mov     [.result_32], eax
         db      0x48                                ; DEC EAX here, REX.W in 64-bit mode

@@ -4,8 +4,11 @@
 const struct guest guests[] = {
     { .name = "real" },
     { .name = "exceptions" },
+    { .name = "breakpoints" },
     { .name = "paging" },
     { .name = "privilege" },
+    { .name = "protected" },
+    { .name = "shadow", .apic = WHvX64LocalApicEmulationModeX2Apic },
     { .name = "triple", .end = WHvRunVpExitReasonUnrecoverableException },
 };
 const unsigned guest_count = sizeof(guests) / sizeof(guests[0]);
