@@ -1,6 +1,7 @@
 // ADD OR ADC SBB AND SUB XOR CMP TEST, INC DEC NEG NOT (SDM vol. 2).
 //
 // The host's own instruction computes result and flags.
+#include "x86/branch.h"
 #include "x86/ops_forms.h"
 
 enum { FORM_RR, FORM_RI, FORM_LOCK_MR, FORM_LOCK_MI, FORM_REGISTERS };
@@ -149,6 +150,16 @@ static insn_fn same_register(unsigned op, unsigned size)
         return size == 2 ? test32_same : test64_same;
     return NULL;
 }
+
+#define COMPARISON(bits, suffix, op) \
+    { op##bits##_rr, op##bits##_ri, NULL, FORMS(op##bits##_rm), FORMS(op##bits##_mr), FORMS(op##bits##_mi) },
+#define COMPARISON_SAME(bits, same) \
+    { test##bits##_rr, test##bits##_ri, same, FORMS(test##bits##_rm), FORMS(test##bits##_mr), FORMS(test##bits##_mi) },
+const struct x86_comparison_row x86_comparisons[X86_COMPARISONS][4] = {
+    { FOR_SIZES(COMPARISON, cmp) },
+    { COMPARISON_SAME(8, NULL) COMPARISON_SAME(16, NULL) COMPARISON_SAME(32, test32_same)
+      COMPARISON_SAME(64, test64_same) },
+};
 
 bool x86_emit_alu(struct x86_emit *e, unsigned op)
 {

@@ -2,7 +2,7 @@
 //
 // In 64-bit mode a direct branch within its page is chained: it remembers the block it leads to. Every other branch
 // goes through the jump cache. 16- and 32-bit code takes the general way: mask, limit check, look-up.
-#include "x86/code.h"
+#include "x86/branch.h"
 #include "x86/decode.h"
 #include "x86/system.h"
 
@@ -13,34 +13,7 @@ bool x86_emit_jcc(struct x86_emit *e, unsigned p);
 bool x86_emit_loop(struct x86_emit *e, unsigned p);
 bool x86_emit_far(struct x86_emit *e, unsigned p);      // ops_system.c: far JMP and CALL
 
-#define GOTO(cpu, expression)                           \
-    do {                                                \
-        const struct insn *target_ = (expression);      \
-        if (X86_LIKELY(target_ != NULL))                \
-            DISPATCH(cpu, target_);                     \
-        return NULL;                                    \
-    } while (0)
-
 static inline bool canonical(uint64_t address) { return (uint64_t)((int64_t)(address << 16) >> 16) == address; }
-
-// A direct branch within the page of this instruction.
-#define BRANCH_IN_PAGE(cpu, i)                                                                              \
-    do {                                                                                                    \
-        struct x86_block *block_ = (i)->chain;                                                              \
-        cpu->budget -= (i)->number + 1;                                                                     \
-        if (X86_LIKELY(block_ && block_->generation == cpu->generation && cpu->budget >= 0))                \
-            DISPATCH(cpu, block_->insns);                                                                   \
-        cpu->rip = cpu->slot[X86_SLOT_RIP_PAGE] + (uint64_t)(int64_t)(i)->disp;                             \
-        cpu->leave = X86_LEAVE_LOOKUP;                                                                      \
-        cpu->chain_from = (i);                                                                              \
-        return NULL;                                                                                        \
-    } while (0)
-
-#define BRANCH_OFF_PAGE(cpu, i)                                                                             \
-    do {                                                                                                    \
-        cpu->budget -= (i)->number + 1;                                                                     \
-        GOTO(cpu, x86_jump64(cpu, cpu->slot[X86_SLOT_RIP_PAGE] + (uint64_t)(int64_t)(i)->disp));             \
-    } while (0)
 
 // 16- and 32-bit code: cut to the operand size, check the limit of CS, look up. The target's page may be anywhere.
 static const struct insn *branch_legacy(struct x86_cpu *cpu, const struct insn *i, uint64_t target)
@@ -388,6 +361,8 @@ bool x86_emit_jcc(struct x86_emit *e, unsigned p)
     if (!emit_target(e))
         return false;
     e->insn->fn = jcc[p][!fast64(e) ? 2 : in_page(e) ? 0 : 1];
+    if (fast64(e) && e->insn->number > 0)
+        x86_fuse(e->insn - 1, p);
     return true;
 }
 
