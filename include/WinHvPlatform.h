@@ -208,14 +208,16 @@ HRESULT WINAPI WHvCancelRunVirtualProcessor(WHV_PARTITION_HANDLE Partition, UINT
 
 /* Reads registers by name, RegisterValues[i] for RegisterNames[i]. The array needs no alignment here; on
  * Windows it must be aligned to 16. A processor that runs is stopped for the time of the access.
- * Errors: WHV_E_INVALID_VP_REGISTER_NAME for a name that is not defined, E_INVALIDARG for one that cannot be
- * read. */
+ * Errors: WHV_E_INVALID_VP_REGISTER_NAME for a name that the engine does not know, 0xC0350005 (invalid
+ * parameter) for one that cannot be read. */
 HRESULT WINAPI WHvGetVirtualProcessorRegisters(WHV_PARTITION_HANDLE Partition, UINT32 VpIndex,
                                                const WHV_REGISTER_NAME *RegisterNames, UINT32 RegisterCount,
                                                WHV_REGISTER_VALUE *RegisterValues);
 
-/* Writes registers by name. Values that together make an impossible processor are accepted here and end the
- * next run with WHvRunVpExitReasonInvalidVpRegisterValue. */
+/* Writes registers by name, all or none. Values that together make an impossible processor are accepted here
+ * and end the next run with WHvRunVpExitReasonInvalidVpRegisterValue.
+ * Errors: WHV_E_INVALID_VP_REGISTER_NAME as above; 0xC0350005 (invalid parameter) for a register that cannot
+ * be written, or cannot have the value. */
 HRESULT WINAPI WHvSetVirtualProcessorRegisters(WHV_PARTITION_HANDLE Partition, UINT32 VpIndex,
                                                const WHV_REGISTER_NAME *RegisterNames, UINT32 RegisterCount,
                                                const WHV_REGISTER_VALUE *RegisterValues);
