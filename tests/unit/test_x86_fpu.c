@@ -403,7 +403,8 @@ static void compare_opcodes(struct fixture *f, const uint8_t *prefix, unsigned p
             if (modrm < 0xc0 ? (modrm & 0xc7) != 6 : !x87 && (modrm & 7) != source)
                 continue;
             uint8_t bytes[16] = { 0 };
-            memcpy(bytes, prefix, prefixes);
+            if (prefixes != 0)
+                memcpy(bytes, prefix, prefixes);
             bytes[prefixes] = (uint8_t)opcode;
             bytes[prefixes + 1] = (uint8_t)modrm;
             ZydisDecodedInstruction z;
