@@ -115,8 +115,8 @@ static void page_watch(struct x86_cpu *cpu, const uint8_t *page)
     for (unsigned set = 0; set < X86_TLB_SETS; set++)
         for (unsigned n = 0; n < X86_TLB_ENTRIES; n++) {
             struct x86_tlb_entry *entry = &cpu->tlbs[set][n];
-            if (entry->write != X86_TLB_NONE && x86_tlb_host(entry, entry->write) == page)
-                entry->write = X86_TLB_NONE;
+            if (entry->write && x86_tlb_host(entry, entry->write & ~X86_PAGE_MASK) == page)
+                entry->write = 0;
         }
 }
 
@@ -335,6 +335,7 @@ const struct insn *x86_code_enter(struct x86_cpu *cpu)
     uint64_t linear = cpu->rip;
     const struct insn *from = cpu->chain_from;
     cpu->chain_from = NULL;
+    cpu->current = NULL;        // should the code's page be gone, RIP is right as it is
     if ((cpu->mode & X86_MODE_CODE) != X86_MODE_CODE64) {
         linear = (linear + cpu->slot[X86_SLOT_SEGMENT + X86_CS]) & 0xffffffff;
         if (cpu->rip > cpu->segment[X86_CS].limit) {
@@ -374,6 +375,7 @@ const struct insn *x86_code_enter(struct x86_cpu *cpu)
 
 enum x86_leave x86_run(struct x86_cpu *cpu, uint64_t generation)
 {
+    bool single = cpu->mode & X86_MODE_SINGLE;     // a single-stepped POPF may end its own mode, but not its trap
     cpu->chain_from = NULL;
     do {
         cpu->leave = X86_LEAVE_LOOKUP;
@@ -382,6 +384,7 @@ enum x86_leave x86_run(struct x86_cpu *cpu, uint64_t generation)
             i = i->fn(cpu, i);
         if (cpu->leave != X86_LEAVE_LOOKUP)
             return cpu->leave;
-    } while (cpu->budget >= 0 && cpu->generation == generation && !(cpu->mode & X86_MODE_SINGLE));
+    } while (cpu->budget >= 0 && cpu->generation == generation && !single && !(cpu->mode & X86_MODE_SINGLE)
+             && !(cpu->leave_on_if && (cpu->rflags & X86_IF)));
     return X86_LEAVE_LOOKUP;
 }
