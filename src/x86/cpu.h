@@ -293,10 +293,12 @@ struct x86_cpu {
     uint8_t cpl;
     uint8_t interrupt_shadow;               // 1 until the next instruction is done (STI, MOV SS, POP SS)
     uint8_t nmi_blocked;
+    bool leave_on_if;                       // the platform has something to deliver as soon as RFLAGS.IF is set
     enum x86_leave leave;
     uint32_t mode;                          // enum x86_mode, kept by x86_update_mode
     uint64_t rflags;                        // without the six arithmetic flags; bit 1 set
     int64_t budget;                         // instructions until the run loop looks at the clock
+    int64_t surcharge;                      // what was taken from the budget for other things than instructions
     _Atomic uint64_t generation;            // any thread adds 1 to get attention and to have code compared again
     uint64_t jump_key;                      // what a jump entry must hold to be current: mode and TLB epoch
     struct x86_tlb_entry *tlb;              // the set for data accesses at the present CPL and AC
