@@ -72,17 +72,31 @@ void x86_update_mode(struct x86_cpu *cpu)
     cpu->jump_key = cpu->tlb_epoch << 8 | mode;
 }
 
-static void tlb_set_clear(struct x86_tlb_entry *set, bool global)
+static void entry_clear(struct x86_tlb_entry *entry) { entry->read = entry->write = entry->execute = 0; }
+
+// Drop what was filled as global, or as not global.
+static void tlb_set_clear(struct x86_tlb_entry *set, struct x86_tlb_log *log, bool global)
 {
-    for (unsigned n = 0; n < X86_TLB_ENTRIES; n++)
-        if (global || !(set[n].host & 1))
-            set[n].read = set[n].write = set[n].execute = X86_TLB_NONE;
+    unsigned count = log->count[global];
+    if (X86_LIKELY(count <= X86_TLB_LOG)) {
+        for (unsigned n = 0; n < count; n++)
+            if ((set[log->index[global][n]].host & 1) == global)
+                entry_clear(&set[log->index[global][n]]);
+    } else {
+        for (unsigned n = 0; n < X86_TLB_ENTRIES; n++)
+            if ((set[n].host & 1) == global)
+                entry_clear(&set[n]);
+    }
+    log->count[global] = 0;
 }
 
 void x86_flush_tlb(struct x86_cpu *cpu, bool global)
 {
-    for (unsigned set = 0; set < X86_TLB_SETS; set++)
-        tlb_set_clear(cpu->tlbs[set], global);
+    for (unsigned set = 0; set < X86_TLB_SETS; set++) {
+        tlb_set_clear(cpu->tlbs[set], &cpu->tlb_log[set], false);
+        if (global)
+            tlb_set_clear(cpu->tlbs[set], &cpu->tlb_log[set], true);
+    }
     if (global)
         cpu->large[0].mask = cpu->large[1].mask = 0;
     cpu->tlb_epoch++;
@@ -111,7 +125,7 @@ void x86_flush_page(struct x86_cpu *cpu, uint64_t linear)
     }
     for (unsigned set = 0; set < X86_TLB_SETS; set++) {
         struct x86_tlb_entry *entry = x86_tlb_slot(cpu->tlbs[set], linear);
-        entry->read = entry->write = entry->execute = X86_TLB_NONE;
+        entry_clear(entry);
     }
     cpu->tlb_epoch++;
     cpu->jump_key = cpu->tlb_epoch << 8 | cpu->mode;
@@ -156,7 +170,7 @@ void x86_reset(struct x86_cpu *cpu)
     memset(&cpu->fpu, 0, sizeof cpu->fpu);
     cpu->fpu.fcw = 0x40;
     cpu->fpu.ftw = 0xff;
-    cpu->scratch_state.pending = false;
+    cpu->scratch_state.pending = X86_PENDING_NONE;
     x86_flush_tlb(cpu, true);
     x86_update_mode(cpu);
 }
@@ -168,6 +182,7 @@ const struct insn *x86_leave_fault(struct x86_cpu *cpu, const struct insn *i)
     cpu->rip = x86_insn_rip(cpu, i);
     cpu->budget -= i->number;
     cpu->exit.length = i->length;
+    cpu->scratch_state.pending = X86_PENDING_NONE;
     return NULL;
 }
 

@@ -179,23 +179,29 @@ struct x86_block {
 
 #define X86_PAGE_SIZE 4096u
 #define X86_PAGE_MASK 0xfffull
-#define X86_TLB_ENTRIES 512u        // per set; a power of two
+#define X86_TLB_ENTRIES 2048u        // per set; a power of two
 #define X86_JUMP_ENTRIES 2048u
 
 enum x86_access { X86_READ = 1, X86_WRITE = 2, X86_EXECUTE = 4,
                   X86_IMPLICIT = 8 };    // a supervisor access whatever CPL is: descriptor tables, TSS
 
 // TLB sets. User-mode, supervisor, and supervisor with user pages out of bounds (SMAP on and AC clear). The checked set
-// never holds data entries, so that every access takes the slow path: alignment checks and data breakpoints live there.
+// never holds an entry, so that every access takes the slow path: alignment checks and data breakpoints live there, and it
+// serves user mode and supervisor alike.
 enum x86_tlb_set { X86_TLB_USER, X86_TLB_SUPERVISOR, X86_TLB_SMAP, X86_TLB_CHECKED, X86_TLB_SETS };
 
 struct x86_tlb_entry {
-    uint64_t read;          // page's linear address when a load may go straight to memory, else X86_TLB_NONE
+    uint64_t read;          // X86_TLB_TAG of the page when a load may go straight to memory, else 0
     uint64_t write;         // the same for a store; never for a page that holds decoded code
     uint64_t execute;       // the same for a fetch
     uintptr_t host;         // host address of the page minus its linear address; bit 0: global
 };
-#define X86_TLB_NONE 1ull
+// The last byte of a page stands for it: never 0, so zeroed memory is an empty TLB.
+#define X86_TLB_TAG(linear) ((linear) | X86_PAGE_MASK)
+
+// Which entries were filled since the last flush, non-global and global ones, so that a flush need not visit all.
+#define X86_TLB_LOG 1024u
+struct x86_tlb_log { uint16_t count[2]; uint16_t index[2][X86_TLB_LOG]; };   // count above X86_TLB_LOG: too many
 
 // The table that maps a region, with the rights of the levels above (paging.c). Current while `epoch` is cpu->tlb_epoch.
 struct x86_walk_cache {
@@ -343,6 +349,7 @@ struct x86_cpu {
     struct x86_code *code;                  // the block cache (code.h)
     struct x86_walk_cache walk_2m[X86_WALK_2M], walk_1g[X86_WALK_1G];
     struct x86_tlb_entry tlbs[X86_TLB_SETS][X86_TLB_ENTRIES] __attribute__((aligned(64)));
+    struct x86_tlb_log tlb_log[X86_TLB_SETS];
     struct x86_jump_entry jumps[X86_JUMP_ENTRIES];
 };
 
@@ -411,8 +418,7 @@ static inline void *x86_tlb_host(const struct x86_tlb_entry *entry, uint64_t lin
 }
 
 // True when `size` bytes at `linear` lie in the entry's page (a crossing access compares the next page, and misses).
-#define X86_TLB_HIT(entry, kind, linear, size) \
-    (((entry)->kind) == (((linear) + (size) - 1) & ~X86_PAGE_MASK))
+#define X86_TLB_HIT(entry, kind, linear, size) (((entry)->kind) == X86_TLB_TAG((linear) + (size) - 1))
 
 static inline const void *x86_read_pointer(struct x86_cpu *cpu, uint64_t linear, unsigned size)
 {

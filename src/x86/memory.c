@@ -123,20 +123,27 @@ static struct x86_tlb_entry *access_tlb(struct x86_cpu *cpu, unsigned access)
 static void tlb_insert(struct x86_cpu *cpu, uint64_t linear, unsigned access, const struct x86_page *page, bool global)
 {
     struct x86_tlb_entry *set = access_tlb(cpu, access);
-    if (X86_UNLIKELY(set == cpu->tlbs[X86_TLB_CHECKED]) && !(access & X86_EXECUTE))
+    if (X86_UNLIKELY(set == cpu->tlbs[X86_TLB_CHECKED]))
         return;
     struct x86_tlb_entry *entry = x86_tlb_slot(set, linear);
-    uint64_t tag = linear & ~X86_PAGE_MASK;
-    uintptr_t host = (uintptr_t)page->host - tag;
-    if (((entry->host ^ host) & ~(uintptr_t)1)
-        || (entry->read != tag && entry->write != tag && entry->execute != tag))
-        entry->read = entry->write = entry->execute = X86_TLB_NONE;
-    entry->host = host | global;
+    uint64_t tag = X86_TLB_TAG(linear);
+    uintptr_t host = ((uintptr_t)page->host - (linear & ~X86_PAGE_MASK)) | global;
+    bool known = entry->host == host && (entry->read == tag || entry->write == tag || entry->execute == tag);
+    if (!known) {
+        struct x86_tlb_log *log = &cpu->tlb_log[(set - cpu->tlbs[0]) / X86_TLB_ENTRIES];
+        if (log->count[global] < X86_TLB_LOG)
+            log->index[global][log->count[global]++] = (uint16_t)(entry - set);
+        else
+            log->count[global] = X86_TLB_LOG + 1;
+        entry->read = entry->write = entry->execute = 0;
+        entry->host = host;
+    }
     if (access & X86_READ)
         entry->read = tag;
     if ((access & X86_WRITE) && !x86_code_in_page(cpu, page->host)) {
         entry->write = tag;
-        entry->read = tag;
+        if (page->read)
+            entry->read = tag;
     }
     if (access & X86_EXECUTE)
         entry->execute = tag;
