@@ -232,6 +232,8 @@ void lapic_set_tsc_deadline(struct lapic *l, uint64_t value, struct lapic_time n
 // one that only follows from others (ID, version, PPR, and LDR in x2APIC mode).
 bool lapic_get_register(const struct lapic *l, uint32_t offset, uint64_t *value, struct lapic_time now);
 bool lapic_set_register(struct lapic *l, uint32_t offset, uint64_t value, struct lapic_time now);
+// What lapic_set_register would answer.
+bool lapic_register_valid(const struct lapic *l, uint32_t offset, uint64_t value, struct lapic_time now);
 
 // All registers, at 16-byte stride; the rest of the page is 0. TSC deadline and base are not part of it.
 void lapic_get_page(const struct lapic *l, void *page, struct lapic_time now);

@@ -488,7 +488,7 @@ bool lapic_get_register(const struct lapic *l, uint32_t offset, uint64_t *value,
     return true;
 }
 
-bool lapic_set_register(struct lapic *l, uint32_t offset, uint64_t value, struct lapic_time now)
+bool lapic_register_valid(const struct lapic *l, uint32_t offset, uint64_t value, struct lapic_time now)
 {
     unsigned index = INDEX(offset);
     uint64_t own;
@@ -502,15 +502,23 @@ bool lapic_set_register(struct lapic *l, uint32_t offset, uint64_t value, struct
     if (!state_is_valid(l, index, (uint32_t)value)) {
         return false;
     }
-    if (index == INDEX(LAPIC_ICR)) {
-        if (!state_is_valid(l, INDEX(LAPIC_ICR_HIGH), (uint32_t)(value >> 32))) {
-            return false;
-        }
-        restore_register(l, INDEX(LAPIC_ICR_HIGH), (uint32_t)(value >> 32), now);
-    } else if (value >> 32) {
+    return index == INDEX(LAPIC_ICR) ? state_is_valid(l, INDEX(LAPIC_ICR_HIGH), (uint32_t)(value >> 32))
+                                     : value >> 32 == 0;
+}
+
+bool lapic_set_register(struct lapic *l, uint32_t offset, uint64_t value, struct lapic_time now)
+{
+    unsigned index = INDEX(offset);
+
+    if (!lapic_register_valid(l, offset, value, now)) {
         return false;
     }
-    restore_register(l, index, (uint32_t)value, now);
+    if (is_state(l, index)) {
+        if (index == INDEX(LAPIC_ICR)) {
+            restore_register(l, INDEX(LAPIC_ICR_HIGH), (uint32_t)(value >> 32), now);
+        }
+        restore_register(l, index, (uint32_t)value, now);
+    }
     return true;
 }
 

@@ -361,11 +361,7 @@ static void get_apic(struct vcpu *v, unsigned n, WHV_REGISTER_VALUE *value)
 
 static bool valid_apic(struct vcpu *v, unsigned n, const WHV_REGISTER_VALUE *value)
 {
-    uint64_t before;
-    struct lapic_time now = vcpu_time(v);
-    if (!lapic_get_register(&v->lapic, n << 4, &before, now) || !lapic_set_register(&v->lapic, n << 4, value->Reg64, now))
-        return false;
-    return lapic_set_register(&v->lapic, n << 4, before, now);
+    return lapic_register_valid(&v->lapic, n << 4, value->Reg64, vcpu_time(v));
 }
 
 static void set_apic(struct vcpu *v, unsigned n, const WHV_REGISTER_VALUE *value)
