@@ -184,20 +184,25 @@ void vcpu_exit_from_cpu(struct vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
     }
 }
 
-bool vcpu_exit_memory_gone(struct vcpu *v, const void *address, bool write, WHV_RUN_VP_EXIT_CONTEXT *exit)
+bool vcpu_is_guest_memory(struct vcpu *v, const void *address, gpa_t *gpa)
 {
     struct gpa_map *map = &v->soft->partition->map;
     const uint8_t *at = address;
-    gpa_t gpa = 0;
     bool found = false;
     pthread_rwlock_rdlock(&map->lock);
     for (size_t n = 0; n < map->count && !found; n++)
         if (at >= map->ranges[n].host && at < map->ranges[n].host + map->ranges[n].size) {
-            gpa = map->ranges[n].gpa + (uint64_t)(at - map->ranges[n].host);
+            *gpa = map->ranges[n].gpa + (uint64_t)(at - map->ranges[n].host);
             found = true;
         }
     pthread_rwlock_unlock(&map->lock);
-    if (!found)
+    return found;
+}
+
+bool vcpu_exit_memory_gone(struct vcpu *v, const void *address, bool write, WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    gpa_t gpa;
+    if (!vcpu_is_guest_memory(v, address, &gpa))
         return false;
     struct x86_cpu *cpu = &v->cpu;
     cpu->scratch_state.pending = X86_PENDING_NONE;

@@ -232,19 +232,27 @@ static HRESULT soft_translate_gva(struct vp *vp, gva_t gva, WHV_TRANSLATE_GVA_FL
 {
     struct vcpu *v = vp->engine_data;
     struct x86_cpu *cpu = &v->cpu;
+    struct os_guard guard;
     vcpu_stop(v);
-    if (v->settle)
-        x86_settle_state(cpu);          // the run that follows settles again: it has to check
-    uint8_t cpl = cpu->cpl;
-    uint64_t rflags = cpu->rflags;
-    if (flags & WHvTranslateGvaFlagPrivilegeExempt)
-        cpu->cpl = 0;
-    if (flags & WHvTranslateGvaFlagEnforceSmap)
-        cpu->rflags &= ~(uint64_t)X86_AC;
-    if (flags & WHvTranslateGvaFlagOverrideSmap)
-        cpu->rflags |= X86_AC;
-    result->ResultCode = translate(v, gva, flags, gpa);
-    result->Reserved = 0;
+    // Volatile: the guard's jump must find them.
+    volatile uint8_t cpl = cpu->cpl;
+    volatile uint64_t rflags = cpu->rflags;
+    *result = (WHV_TRANSLATE_GVA_RESULT){ .ResultCode = WHvTranslateGvaResultGpaUnmapped };
+    if (OS_GUARD_ENTER(&guard) == 0) {
+        if (v->settle)
+            x86_settle_state(cpu);          // the run that follows settles again: it has to check
+        cpl = cpu->cpl;
+        if (flags & WHvTranslateGvaFlagPrivilegeExempt)
+            cpu->cpl = 0;
+        if (flags & WHvTranslateGvaFlagEnforceSmap)
+            cpu->rflags &= ~(uint64_t)X86_AC;
+        if (flags & WHvTranslateGvaFlagOverrideSmap)
+            cpu->rflags |= X86_AC;
+        result->ResultCode = translate(v, gva, flags, gpa);
+    } else if (!vcpu_is_guest_memory(v, guard.address, gpa)) {      // else: a page table that the host took away
+        os_guard_unexplained(&guard);
+    }
+    os_guard_leave(&guard);
     cpu->cpl = cpl;
     cpu->rflags = rflags;
     vcpu_resume(v);
