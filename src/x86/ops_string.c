@@ -313,6 +313,8 @@ string_repeat(struct x86_cpu *cpu, const struct insn *i, enum string_op op)
             break;
     }
     cpu->budget -= (int64_t)(bytes / 64);
+    // The instruction is counted once, by the slice that ends it.
+    cpu->surcharge += (int64_t)(bytes / 64) + (end == STRING_AGAIN);
     return end;
 }
 

@@ -249,8 +249,8 @@ static HRESULT soft_translate_gva(struct vp *vp, gva_t gva, WHV_TRANSLATE_GVA_FL
         if (flags & WHvTranslateGvaFlagOverrideSmap)
             cpu->rflags |= X86_AC;
         result->ResultCode = translate(v, gva, flags, gpa);
-    } else if (!vcpu_is_guest_memory(v, guard.address, gpa)) {      // else: a page table that the host took away
-        os_guard_unexplained(&guard);
+    } else if (!vcpu_is_guest_memory(v, guard.address, gpa)) {
+        os_guard_unexplained(&guard);       // it was not a page table that the host took away
     }
     os_guard_leave(&guard);
     cpu->cpl = cpl;

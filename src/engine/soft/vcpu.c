@@ -22,7 +22,9 @@ void vcpu_kick(struct vcpu *v, uint32_t why)
     if ((atomic_fetch_or(&v->attention, why) & why) == why && why == VCPU_INTERRUPT)
         return;
     atomic_fetch_add(&v->cpu.generation, 1);
-    os_wake(&v->attention);
+    // Who goes to sleep says that it is not busy, and then compares `attention`: one of the two sees the other.
+    if (!atomic_load(&v->busy))
+        os_wake(&v->attention);
 }
 
 void vcpu_cancel(struct vp *vp)
@@ -32,26 +34,42 @@ void vcpu_cancel(struct vp *vp)
 
 void vcpu_stop(struct vcpu *v)
 {
-    atomic_fetch_add(&v->stoppers, 1);
-    if (atomic_load(&v->running))
+    uint32_t ticket = atomic_fetch_add(&v->stops_asked, 1);
+    // A processor that becomes busy after this look finds the ticket before its first instruction.
+    if (atomic_load(&v->busy))
         vcpu_kick(v, VCPU_STOP);
     pthread_mutex_lock(&v->state_lock);
+    while (atomic_load(&v->busy) && (int32_t)(ticket - v->stops_admitted) >= 0)
+        pthread_cond_wait(&v->admit, &v->state_lock);
 }
 
 void vcpu_resume(struct vcpu *v)
 {
+    if (++v->stops_done == v->stops_admitted)
+        pthread_cond_signal(&v->left);
     pthread_mutex_unlock(&v->state_lock);
-    if (atomic_fetch_sub(&v->stoppers, 1) == 1 && atomic_load(&v->running))
-        os_wake(&v->stoppers);
 }
 
-// Let those in who wait in vcpu_stop. The caller holds state_lock, before and after.
+// Let those in who have asked by now. The caller holds state_lock, before and after.
 static void give_way(struct vcpu *v)
 {
+    v->stops_admitted = atomic_load(&v->stops_asked);
+    pthread_cond_broadcast(&v->admit);
+    while (v->stops_done != v->stops_admitted)
+        pthread_cond_wait(&v->left, &v->state_lock);
+}
+
+// No guest code runs from here on: whoever has asked may come in. The caller holds state_lock and lets it go.
+static void stand_aside(struct vcpu *v)
+{
+    atomic_store(&v->busy, false);
+    pthread_cond_broadcast(&v->admit);
     pthread_mutex_unlock(&v->state_lock);
-    uint32_t waiting;
-    while ((waiting = atomic_load(&v->stoppers)) != 0)
-        os_wait(&v->stoppers, waiting, UINT64_MAX);
+}
+
+static void come_back(struct vcpu *v)
+{
+    atomic_store(&v->busy, true);
     pthread_mutex_lock(&v->state_lock);
 }
 
@@ -88,6 +106,8 @@ HRESULT vcpu_create(struct vp *vp)
     v->vp = vp;
     v->soft = soft;
     pthread_mutex_init(&v->state_lock, NULL);
+    pthread_cond_init(&v->admit, NULL);
+    pthread_cond_init(&v->left, NULL);
     v->cpu.bus = &vcpu_bus;
     v->cpu.platform = v;
     v->cpu.generation = 1;
@@ -128,6 +148,8 @@ void vcpu_destroy(struct vp *vp)
     pthread_rwlock_unlock(&soft->vcpus_lock);
     vp->engine_data = NULL;
     x86_code_free(v->cpu.code);
+    pthread_cond_destroy(&v->left);
+    pthread_cond_destroy(&v->admit);
     pthread_mutex_destroy(&v->state_lock);
     munmap(v, sizeof *v);
 }
@@ -144,28 +166,36 @@ static enum step exit_with(struct vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit, WHV_RU
 
 static void account(struct vcpu *v)
 {
-    int64_t executed = v->granted - v->cpu.budget;
+    int64_t executed = v->granted - v->cpu.budget - v->cpu.surcharge;
     v->granted = v->cpu.budget;
+    v->cpu.surcharge = 0;
     atomic_store_explicit(&v->instructions, atomic_load_explicit(&v->instructions, memory_order_relaxed)
                           + (uint64_t)executed, memory_order_relaxed);
 }
 
-static enum step delivered(struct vcpu *v, const struct x86_exception *event, bool external, enum x86_leave result,
-                           WHV_RUN_VP_EXIT_CONTEXT *exit)
+// While an event is delivered it is pending, so that it is not lost where the host takes the memory away.
+static void delivering(struct vcpu *v, const struct x86_exception *event, bool external)
+{
+    v->pending = *event;
+    v->pending_valid = true;
+    v->pending_external = external;
+    v->cpu.current = NULL;
+}
+
+static enum step delivered(struct vcpu *v, enum x86_leave result, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     v->cpu.interrupt_shadow = 0;
+    // An exit other than for the exception itself: the delivery touched missing memory and is to be repeated.
+    v->pending_valid = result == X86_LEAVE_EXIT && v->cpu.exit.kind != X86_EXIT_EXCEPTION;
     switch (result) {
     case X86_LEAVE_SHUTDOWN:
         return exit_with(v, exit, WHvRunVpExitReasonUnrecoverableException);
     case X86_LEAVE_EXIT:
-        if (v->cpu.exit.kind != X86_EXIT_EXCEPTION) {      // the delivery itself touched missing memory
-            v->pending = *event;
-            v->pending_valid = true;
-            v->pending_external = external;
-        }
         vcpu_exit_from_cpu(v, exit);
         return STEP_EXIT;
     default:
+        if (v->pending_external && v->pending.vector == X86_NMI)
+            v->cpu.nmi_blocked = 1;
         v->halted = false;
         return STEP_AGAIN;
     }
@@ -173,16 +203,16 @@ static enum step delivered(struct vcpu *v, const struct x86_exception *event, bo
 
 static enum step deliver_event(struct vcpu *v, struct x86_exception event, bool external, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
-    v->cpu.current = NULL;
-    return delivered(v, &event, external, x86_deliver_event(&v->cpu, &event, external), exit);
+    delivering(v, &event, external);
+    return delivered(v, x86_deliver_event(&v->cpu, &event, external), exit);
 }
 
 static enum step deliver_exception(struct vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
-    v->cpu.current = NULL;
+    delivering(v, &v->cpu.exception, false);
     enum x86_leave result = x86_deliver_exception(&v->cpu);
-    struct x86_exception event = v->cpu.exception;
-    return delivered(v, &event, false, result, exit);
+    v->pending = v->cpu.exception;      // a double fault, by now, where the first one could not be delivered
+    return delivered(v, result, exit);
 }
 
 static void take_init_and_sipi(struct vcpu *v)
@@ -205,6 +235,7 @@ static void take_init_and_sipi(struct vcpu *v)
 static enum step events(struct vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     struct x86_cpu *cpu = &v->cpu;
+    cpu->leave_on_if = false;
     if (v->eoi_exit) {
         v->eoi_exit = false;
         cpu->exit.kind = X86_EXIT_APIC_EOI;
@@ -213,14 +244,15 @@ static enum step events(struct vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
         return STEP_EXIT;
     }
     bool quiet = !v->soft->apic || lapic_quiet(&v->lapic);
-    if (!quiet)
+    if (!quiet) {
         take_init_and_sipi(v);
+        if (v->settle && !v->wait_for_sipi)
+            return STEP_AGAIN;
+    }
     if (v->wait_for_sipi)
         return STEP_RUN;
-    if (v->pending_valid) {
-        v->pending_valid = false;
+    if (v->pending_valid)
         return deliver_event(v, v->pending, v->pending_external, exit);
-    }
     if (v->event_valid) {
         v->event_valid = false;
         return deliver_event(v, v->event, false, exit);
@@ -234,14 +266,13 @@ static enum step events(struct vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
             exit->InterruptWindow.DeliverableType = WHvX64PendingNmi;
             return STEP_EXIT;
         }
-        if (!quiet && lapic_take_nmi(&v->lapic)) {
-            enum step step = deliver_event(v, (struct x86_exception){ .vector = X86_NMI }, true, exit);
-            cpu->nmi_blocked = 1;
-            return step;
-        }
+        if (!quiet && lapic_take_nmi(&v->lapic))
+            return deliver_event(v, (struct x86_exception){ .vector = X86_NMI }, true, exit);
     }
-    if (!(cpu->rflags & X86_IF))
+    if (!(cpu->rflags & X86_IF)) {
+        cpu->leave_on_if = !quiet || v->ext_int_valid || v->notify_interrupt;
         return STEP_RUN;
+    }
     if (v->ext_int_valid) {
         v->ext_int_valid = false;
         return deliver_event(v, (struct x86_exception){ .vector = v->ext_int_vector }, true, exit);
@@ -266,10 +297,10 @@ static enum step events(struct vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
 static void sleep_until_event(struct vcpu *v)
 {
     uint64_t timeout = v->wait_for_sipi ? UINT64_MAX : vcpu_ns_until(v, lapic_timer_deadline(&v->lapic));
-    pthread_mutex_unlock(&v->state_lock);
-    if (timeout && !atomic_load(&v->stoppers))
+    stand_aside(v);
+    if (timeout)
         os_wait(&v->attention, 0, timeout);
-    pthread_mutex_lock(&v->state_lock);
+    come_back(v);
 }
 
 // ---- Running -----------------------------------------------------------------------------------------------------
@@ -317,6 +348,7 @@ static enum step guest(struct vcpu *v, uint64_t generation, WHV_RUN_VP_EXIT_CONT
     v->granted = QUANTUM;
     enum x86_leave leave = x86_run(cpu, generation);
     account(v);
+    cpu->current = NULL;        // RIP is right as it is from here on
     if (single) {
         bool ended = shadow && cpu->interrupt_shadow == 2;
         if (ended)
@@ -382,10 +414,8 @@ static enum step run_step(struct vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
     uint32_t attention = atomic_load(&v->attention);
     if (attention && attend(v, attention, exit) == STEP_EXIT)
         return STEP_EXIT;
-    if (atomic_load(&v->stoppers)) {
+    if (atomic_load(&v->stops_asked) != v->stops_done)
         give_way(v);
-        return STEP_AGAIN;
-    }
     if (v->soft->apic && vcpu_ns_until(v, lapic_timer_deadline(&v->lapic)) == 0)
         (void)lapic_timer_poll(&v->lapic, vcpu_time(v));
     if (v->settle && !v->wait_for_sipi && settle(v, exit) == STEP_EXIT)
@@ -405,8 +435,8 @@ HRESULT vcpu_run(struct vp *vp, WHV_RUN_VP_EXIT_CONTEXT *exit)
     struct vcpu *v = vp->engine_data;
     struct os_guard guard;
     struct x86_fpu_host host = x86_fpu_host_enter();
-    pthread_mutex_lock(&v->state_lock);
     atomic_store(&v->running, true);
+    come_back(v);
     // The caller may have written to guest memory since the last run: have code compared again.
     atomic_fetch_add(&v->cpu.generation, 1);
     if (OS_GUARD_ENTER(&guard) == 0) {
@@ -421,7 +451,7 @@ HRESULT vcpu_run(struct vp *vp, WHV_RUN_VP_EXIT_CONTEXT *exit)
     }
     os_guard_leave(&guard);
     atomic_store(&v->running, false);
-    pthread_mutex_unlock(&v->state_lock);
+    stand_aside(v);
     x86_fpu_host_leave(host);
     return S_OK;
 }

@@ -3,7 +3,10 @@
 // Threads. The thread inside vcpu_run holds `state_lock` while guest code runs and gives it up while the processor
 // sleeps. Everybody else reaches a processor's state between vcpu_stop and vcpu_resume, which hold the same lock.
 // What needs neither: `attention`, the local APIC's any-thread functions, `instructions`.
-// Lock order: state_lock is taken after partition->lock and never while another processor's is held.
+// Fairness: a busy processor lets in those who asked before it gives way, and runs before it lets in the next ones,
+// so neither side can starve the other.
+// Lock order: state_lock is taken after partition->lock. Who holds that one may stop several processors at once;
+// everybody else stops one.
 #ifndef BULKHEAD_SOFT_VCPU_H
 #define BULKHEAD_SOFT_VCPU_H
 
@@ -49,12 +52,17 @@ struct vcpu {
     struct lapic lapic;
 
     pthread_mutex_t state_lock;
+    pthread_cond_t admit;               // somebody who waits in vcpu_stop may come in
+    pthread_cond_t left;                // all who were let in have left
     _Atomic uint32_t attention;         // enum vcpu_attention; the word that a sleeping processor waits on
-    _Atomic uint32_t stoppers;          // threads in or before vcpu_stop
-    atomic_bool running;
+    _Atomic uint32_t stops_asked;       // tickets that vcpu_stop has given out
+    atomic_bool running;                // a thread is inside vcpu_run
+    atomic_bool busy;                   // and it is neither asleep nor about to sleep
     _Atomic uint64_t instructions;
 
     // Under state_lock:
+    uint32_t stops_admitted;            // while busy: tickets below this may come in
+    uint32_t stops_done;                // visits that have ended
     int64_t granted;                    // the budget last given; minus cpu.budget = executed since
     bool halted;                        // by HLT, with an APIC mode: sleeps until an event
     bool wait_for_sipi;
@@ -103,6 +111,8 @@ void vcpu_set_tsc(struct vcpu *v, uint64_t tsc);
 // exits.c: what an exit tells.
 void vcpu_exit_context(struct vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit, WHV_RUN_VP_EXIT_REASON reason);
 void vcpu_exit_from_cpu(struct vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit);
+// Whether a host address lies in memory that the guest has, and where. Any thread.
+bool vcpu_is_guest_memory(struct vcpu *v, const void *address, gpa_t *gpa);
 // A host access at `address` failed under the processor: true when it is guest memory, and the exit says which.
 bool vcpu_exit_memory_gone(struct vcpu *v, const void *address, bool write, WHV_RUN_VP_EXIT_CONTEXT *exit);
 WHV_X64_SEGMENT_REGISTER vcpu_segment(const struct x86_cpu *cpu, unsigned segment);
