@@ -44,6 +44,7 @@ bool segment_fetch(struct x86_cpu *cpu, uint16_t selector, unsigned vector, unsi
                    struct x86_descriptor *d)
 {
     uint64_t raw;
+    *d = (struct x86_descriptor){ 0 };
     if (!segment_locate(cpu, selector, 8, &d->linear))
         return x86_fault(cpu, vector, (selector & 0xfffc) | ext);
     if (!x86_read_linear(cpu, d->linear, &raw, sizeof raw, X86_READ | X86_IMPLICIT))
@@ -56,7 +57,7 @@ bool segment_fetch(struct x86_cpu *cpu, uint16_t selector, unsigned vector, unsi
 bool segment_fetch_upper(struct x86_cpu *cpu, struct x86_descriptor *d, unsigned vector, unsigned ext,
                          uint64_t *upper)
 {
-    uint64_t linear;
+    uint64_t linear = 0;
     if (!segment_locate(cpu, d->selector, 16, &linear))
         return x86_fault(cpu, vector, (d->selector & 0xfffc) | ext);
     if (!x86_read_linear(cpu, d->linear + 8, upper, sizeof *upper, X86_READ | X86_IMPLICIT))
@@ -267,7 +268,7 @@ static bool stack_linear(struct x86_cpu *cpu, const struct x86_stack *st, uint64
 
 bool segment_push(struct x86_cpu *cpu, struct x86_stack *st, unsigned size, uint64_t value)
 {
-    uint64_t linear, sp = (st->sp - size) & st->mask;
+    uint64_t linear = 0, sp = (st->sp - size) & st->mask;
     if (!stack_linear(cpu, st, sp, size, &linear)
         || !x86_write_linear(cpu, linear, &value, size, X86_WRITE | st->access))
         return false;
@@ -277,7 +278,7 @@ bool segment_push(struct x86_cpu *cpu, struct x86_stack *st, unsigned size, uint
 
 bool segment_pop(struct x86_cpu *cpu, struct x86_stack *st, unsigned size, uint64_t *value)
 {
-    uint64_t linear, sp = st->sp & st->mask;
+    uint64_t linear = 0, sp = st->sp & st->mask;
     *value = 0;
     if (!stack_linear(cpu, st, sp, size, &linear)
         || !x86_read_linear(cpu, linear, value, size, X86_READ | st->access))
