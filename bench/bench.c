@@ -1,7 +1,7 @@
 /* bench.c: times what the API costs: the interpreter's speed on a loop, exits, the life of a partition.
  *
- * Prints a line "NAME VALUE" for each figure, the median of its repetitions; bench/run gives them words. The guest runs
- * in 64-bit mode on identity-mapped memory.
+ * Prints a line "NAME VALUE" for each figure, the median of its repetitions; bench/run gives them words.
+ * The guest runs in 64-bit mode on identity-mapped memory.
  */
 #include <WinHvPlatform.h>
 #include <bulkhead/bulkhead.h>
@@ -82,7 +82,8 @@ static double median(double *values, size_t count)
 
 static void *allocate(size_t size)
 {
-    void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                        -1, 0);
 
     if (memory == MAP_FAILED) {
         perror("bench: mmap");
@@ -97,8 +98,8 @@ static WHV_PARTITION_HANDLE create_partition(void *memory, UINT64 size)
     UINT32 count = 1;
 
     check("WHvCreatePartition", WHvCreatePartition(&partition));
-    check("WHvSetPartitionProperty", WHvSetPartitionProperty(partition, WHvPartitionPropertyCodeProcessorCount,
-                                                             &count, sizeof(count)));
+    check("WHvSetPartitionProperty",
+          WHvSetPartitionProperty(partition, WHvPartitionPropertyCodeProcessorCount, &count, sizeof(count)));
     check("WHvSetupPartition", WHvSetupPartition(partition));
     check("WHvCreateVirtualProcessor", WHvCreateVirtualProcessor(partition, 0, 0));
     check("WHvMapGpaRange",
@@ -202,8 +203,8 @@ static void bench_integer_loop(UINT8 *memory)
     printf("loop_instructions_per_second %.0f\n", median(rates, REPEATS));
 }
 
-/* NAME_exit: the exit alone, the guest repeating the instruction. NAME_round_trip: with the write of RIP that moves the
- * guest past it, as a client that handles the access does. */
+/* NAME_exit: the exit alone, the guest repeating the instruction. NAME_round_trip: with the write of RIP that
+ * moves the guest past it, as a client that handles the access does. */
 static void bench_exit(UINT8 *memory, const char *name, const void *code, size_t size,
                        WHV_RUN_VP_EXIT_REASON reason)
 {

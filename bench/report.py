@@ -36,13 +36,14 @@ def boot(command):
                 process.kill()
         code = process.wait()
     if seconds is None or code != 0:
-        sys.exit(f'{" ".join(command)}: user space {"not " if seconds is None else ""}reached, exit code {code}\n'
+        reached = 'not reached' if seconds is None else 'reached'
+        sys.exit(f'{" ".join(command)}: user space {reached}, exit code {code}\n'
                  + output[-2000:].decode('utf-8', 'replace'))
     return seconds
 
 
 def boots(build, count, kernel, initramfs):
-    """Medians: seconds here with one and with two processors, seconds under QEMU, and the summary of a boot here."""
+    """Medians: the seconds of each machine; instructions and instructions per second of a boot here."""
     guest = ['--kernel', kernel, '--initrd', initramfs, '--append', APPEND]
     times = {'here': [], 'here, 2 processors': [], 'qemu': []}
     summaries = []
@@ -75,7 +76,8 @@ def row(name, here, other='', ratio='', wanted=''):
 def main():
     build, count = sys.argv[1], int(sys.argv[2])
     say('bench.c ...')
-    output = subprocess.run([os.path.join(build, 'bench/bench')], stdout=subprocess.PIPE, text=True, check=True).stdout
+    output = subprocess.run([os.path.join(build, 'bench/bench')], stdout=subprocess.PIPE, text=True,
+                            check=True).stdout
     figures = {name: float(value) for name, value in (line.split() for line in output.splitlines())}
     medians, instructions, rate = boots(build, count, *sys.argv[3:5])
 
@@ -88,14 +90,17 @@ def main():
     # QEMU does not count; the guest is the same, so about the same number of instructions is behind its time.
     qemu_rate = instructions / medians['qemu']
     row('instructions of the boot and power-off', f'{instructions / 1e6:.0f} M')
-    row('instructions per second, boot', f'{rate / 1e6:.0f} M/s', f'{qemu_rate / 1e6:.0f} M/s', f'{qemu_rate / rate:.2f}')
+    row('instructions per second, boot', f'{rate / 1e6:.0f} M/s', f'{qemu_rate / 1e6:.0f} M/s',
+        f'{qemu_rate / rate:.2f}')
     row('instructions per second, integer loop', f'{figures["loop_instructions_per_second"] / 1e6:.0f} M/s',
         wanted='100 M/s or more')
     row('port exit', f'{figures["port_exit_ns"]:.0f} ns')
-    row('port exit, completed by set-registers', f'{figures["port_round_trip_ns"]:.0f} ns', wanted='200 ns or less')
+    row('port exit, completed by set-registers', f'{figures["port_round_trip_ns"]:.0f} ns',
+        wanted='200 ns or less')
     row('MMIO exit', f'{figures["mmio_exit_ns"]:.0f} ns')
     row('MMIO exit, completed by set-registers', f'{figures["mmio_round_trip_ns"]:.0f} ns')
-    row('create, set up, 1 processor, map 1 GiB, delete', f'{figures["life_us"]:.0f} us', wanted='100 us or less')
+    row('create, set up, 1 processor, map 1 GiB, delete', f'{figures["life_us"]:.0f} us',
+        wanted='100 us or less')
 
 
 main()

@@ -1,7 +1,7 @@
 /* long_mode.c: a guest that starts in 64-bit mode, computes, and halts; the result is read from a register.
  *
- * A real machine reaches 64-bit mode step by step. Here the processor's registers can simply be set to what they
- * are at the end of that way: paging on, long mode active, a 64-bit code segment.
+ * A real machine reaches 64-bit mode step by step. Here the processor's registers can simply be set to what
+ * they are at the end of that way: paging on, long mode active, a 64-bit code segment.
  */
 #include <WinHvPlatform.h>
 
@@ -62,8 +62,8 @@ static WHV_PARTITION_HANDLE create_partition(void *memory)
     UINT32 count = 1;
 
     check("WHvCreatePartition", WHvCreatePartition(&partition));
-    check("WHvSetPartitionProperty", WHvSetPartitionProperty(partition, WHvPartitionPropertyCodeProcessorCount,
-                                                             &count, sizeof(count)));
+    check("WHvSetPartitionProperty",
+          WHvSetPartitionProperty(partition, WHvPartitionPropertyCodeProcessorCount, &count, sizeof(count)));
     check("WHvSetupPartition", WHvSetupPartition(partition));
     check("WHvMapGpaRange",
           WHvMapGpaRange(partition, memory, 0, GUEST_SIZE,

@@ -1,7 +1,7 @@
-/* partition.c: the life of a partition with two processors and CPUID exits: create, configure, set up, run, delete.
+/* partition.c: a partition with two processors and CPUID exits: create, configure, set up, run, delete.
  *
- * Both processors execute the same few instructions, each on a thread of its own: they ask CPUID for the name of the
- * hypervisor and hand a part of the answer to a port. CPUID exits, so that the answer is ours.
+ * Both processors execute the same few instructions, each on a thread of its own: they ask CPUID for the
+ * name of the hypervisor and hand a part of the answer to a port. CPUID exits, so that the answer is ours.
  */
 #include <WinHvPlatform.h>
 
@@ -43,10 +43,10 @@ static void check(const char *call, HRESULT result)
     }
 }
 
-static void set_property(WHV_PARTITION_HANDLE partition, WHV_PARTITION_PROPERTY_CODE code_of, const void *value,
-                         UINT32 size)
+static void set_property(WHV_PARTITION_HANDLE partition, WHV_PARTITION_PROPERTY_CODE property,
+                         const void *value, UINT32 size)
 {
-    check("WHvSetPartitionProperty", WHvSetPartitionProperty(partition, code_of, value, size));
+    check("WHvSetPartitionProperty", WHvSetPartitionProperty(partition, property, value, size));
 }
 
 static WHV_PARTITION_HANDLE create_configured_partition(void)

@@ -1,7 +1,8 @@
 /* real_mode_hello.c: the smallest guest that says something: 16-bit code that writes a text to a port.
  *
- * A partition without devices is a processor and memory, nothing else. Whatever the guest does beyond computing
- * ends WHvRunVirtualProcessor: it is up to this program what a port means. Here port 0x10 is a screen.
+ * A partition without devices is a processor and memory, nothing else. Whatever the guest does beyond
+ * computing ends WHvRunVirtualProcessor: it is up to this program what a port means. Here port 0x10 is a
+ * screen.
  */
 #include <WinHvPlatform.h>
 
@@ -41,8 +42,8 @@ static WHV_PARTITION_HANDLE create_partition(void *memory)
     UINT32 count = 1;
 
     check("WHvCreatePartition", WHvCreatePartition(&partition));
-    check("WHvSetPartitionProperty", WHvSetPartitionProperty(partition, WHvPartitionPropertyCodeProcessorCount,
-                                                             &count, sizeof(count)));
+    check("WHvSetPartitionProperty",
+          WHvSetPartitionProperty(partition, WHvPartitionPropertyCodeProcessorCount, &count, sizeof(count)));
     check("WHvSetupPartition", WHvSetupPartition(partition));
     check("WHvMapGpaRange",
           WHvMapGpaRange(partition, memory, 0, GUEST_SIZE,
@@ -91,7 +92,8 @@ static void run(WHV_PARTITION_HANDLE partition)
             return;
         }
         if (exit_context.ExitReason != WHvRunVpExitReasonX64IoPortAccess ||
-            exit_context.IoPortAccess.PortNumber != SCREEN_PORT || !exit_context.IoPortAccess.AccessInfo.IsWrite) {
+            exit_context.IoPortAccess.PortNumber != SCREEN_PORT ||
+            !exit_context.IoPortAccess.AccessInfo.IsWrite) {
             fprintf(stderr, "an exit that this guest should not cause: reason 0x%x\n",
                     (unsigned)exit_context.ExitReason);
             exit(1);

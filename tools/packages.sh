@@ -13,7 +13,8 @@ packages_check=(g++ clang clang-14 libclang-rt-14-dev libcmocka-dev nasm mingw-w
 # What the benchmarks compare with.
 packages_bench=(qemu-system-x86)
 
-# packages_installed NAME: looks at dpkg's file lists alone, since asking dpkg takes longer than the rest of a run.
+# packages_installed NAME: looks at dpkg's file lists alone, since asking dpkg takes longer than the rest of
+# a run.
 packages_installed() {
     [[ -e /var/lib/dpkg/info/$1.list ]] || compgen -G "/var/lib/dpkg/info/$1:*.list" >/dev/null
 }
@@ -29,7 +30,8 @@ packages_as_root() {
     fi
 }
 
-# packages_need NAME...: installs what is missing, or says what to install and ends the script with exit code 2.
+# packages_need NAME...: installs what is missing, or says what to install and ends the script with exit
+# code 2.
 packages_need() {
     local missing=() name
     for name in "$@"; do

@@ -3,9 +3,9 @@
 
 usage: test_total.py EXPECTED_SKIPS TESTLOG_JSON...
 
-A program that speaks cmocka counts by its cases, any other one as a single test. EXPECTED_SKIPS has one line for
-each skip that is no failure: 'TEST' or 'TEST:CASE', then '#' and the reason. A run without tests, or whose log is
-missing, is a failure, so that a broken build cannot pass for a success.
+A program that speaks cmocka counts by its cases, any other one as a single test. EXPECTED_SKIPS has one line
+for each skip that is no failure: 'TEST' or 'TEST:CASE', then '#' and the reason. A run without tests, or whose
+log is missing, is a failure, so that a broken build cannot pass for a success.
 """
 
 import json

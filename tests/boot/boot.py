@@ -15,8 +15,8 @@ SKIP = 77
 
 def run(command, seconds):
     """Runs it without a terminal; --timeout ends it, and a hang of the command itself is a failure too."""
-    result = subprocess.run(command + ['--timeout', str(seconds)], stdin=subprocess.DEVNULL, timeout=seconds + 30,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    result = subprocess.run(command + ['--timeout', str(seconds)], stdin=subprocess.DEVNULL,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=seconds + 30, check=False)
     return result.returncode, result.stdout.decode('utf-8', 'replace')
 
 
@@ -31,9 +31,9 @@ def boot_linux(bulkhead, guest_files, cpus):
         print('skipped: the guest is not there; tools/guest_files fetches it')
         sys.exit(SKIP)
     kernel, initramfs = files.stdout.splitlines()
-    code, text = run([bulkhead, 'run', '--kernel', kernel, '--initrd', initramfs, '--cpus', cpus, '--memory', '512M',
-                      '--append', 'console=ttyS0 panic=-1 bulkhead.batch'], 120)
-    expect(f'bulkhead-guest: cpus={cpus}\r\n' in text, f'user space does not say that it has {cpus} processors', text)
+    code, text = run([bulkhead, 'run', '--kernel', kernel, '--initrd', initramfs, '--cpus', cpus,
+                      '--memory', '512M', '--append', 'console=ttyS0 panic=-1 bulkhead.batch'], 120)
+    expect(f'bulkhead-guest: cpus={cpus}\r\n' in text, f'user space does not say: {cpus} processors', text)
     expect(code == 0, f'the run ends with exit code {code}', text)
     print('\n'.join(text.splitlines()[-8:]))
 
@@ -43,8 +43,9 @@ def boot_firmware(bulkhead, image):
         print(f'skipped: no {image}')
         sys.exit(SKIP)
     # Without a disk it would wait for one; the banner is enough.
-    with subprocess.Popen([bulkhead, 'run', '--firmware', image, '--debug-console', '0x402', '--timeout', '40'],
-                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+    command = [bulkhead, 'run', '--firmware', image, '--debug-console', '0x402', '--timeout', '40']
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT) as process:
         text = ''
         for line in process.stdout:
             text += line.decode('utf-8', 'replace')

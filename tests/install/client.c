@@ -22,14 +22,15 @@ int main(void)
     if (check("WHvCreatePartition", WHvCreatePartition(&partition))) {
         return 1;
     }
-    if (check("WHvSetPartitionProperty", WHvSetPartitionProperty(partition, WHvPartitionPropertyCodeProcessorCount,
-                                                                 &count, sizeof(count))) ||
+    if (check("WHvSetPartitionProperty",
+              WHvSetPartitionProperty(partition, WHvPartitionPropertyCodeProcessorCount, &count,
+                                      sizeof(count))) ||
         check("WHvSetupPartition", WHvSetupPartition(partition)) ||
         check("WHvCreateVirtualProcessor", WHvCreateVirtualProcessor(partition, 0, 0)) ||
         check("WHvDeletePartition", WHvDeletePartition(partition))) {
         return 1;
     }
-    /* Nothing was created: that this emulator does not exist is an error, and a sign that the call is linked. */
+    /* There is no such emulator: an error, and a sign that the call is linked. */
     if (SUCCEEDED(WHvEmulatorDestroyEmulator(NULL))) {
         fprintf(stderr, "WHvEmulatorDestroyEmulator: accepts a null handle\n");
         return 1;

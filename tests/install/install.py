@@ -10,7 +10,8 @@ import subprocess
 import sys
 import tempfile
 
-LINK_NAMES = [['-lbulkhead'], ['-lWinHvPlatform', '-lWinHvEmulation'], ['-lwinhvplatform', '-lwinhvemulation']]
+LINK_NAMES = [['-lbulkhead'], ['-lWinHvPlatform', '-lWinHvEmulation'],
+              ['-lwinhvplatform', '-lwinhvemulation']]
 MAN_PAGES = ['bulkhead.1', 'bulkhead-run.1', 'bulkhead-info.1']
 
 
@@ -22,7 +23,8 @@ def run(command, **more):
 
 
 def find_one(root, name):
-    found = [path for path in glob.glob(os.path.join(root, '**', name), recursive=True) if os.path.isfile(path)]
+    found = glob.glob(os.path.join(root, '**', name), recursive=True)
+    found = [path for path in found if os.path.isfile(path)]
     if len(found) != 1:
         sys.exit(f'{name}: expected once in the installed copy, found {found}')
     return found[0]
