@@ -115,6 +115,7 @@ HRESULT vcpu_create(struct vp *vp)
     v->cpu.physical_bits = (uint8_t)vp->partition->properties.physical_address_width;
     v->cpu.apic_id = vp->index;
     v->cpu.processor_count = vp->partition->properties.processor_count;
+    v->cpu.mtrr_cap = 0x508;        // 8 variable ranges, the fixed ones, write combining
     x86_default_features(v->cpu.features);
     if (!soft->apic)        // without emulation neither the timer nor x2APIC works, so neither is shown
         v->cpu.features[X86_FEATURE_TSC_DEADLINE / 64] &= ~(1ull << X86_FEATURE_TSC_DEADLINE % 64);
@@ -337,7 +338,7 @@ static enum step guest(struct vcpu *v, uint64_t generation, WHV_RUN_VP_EXIT_CONT
 {
     struct x86_cpu *cpu = &v->cpu;
     bool single = cpu->mode & X86_MODE_SINGLE, trap = cpu->rflags & X86_TF, shadow = cpu->interrupt_shadow;
-    bool debug = false;
+    bool resumed = cpu->rflags & X86_RF, debug = false;
     if (single && breakpoint_hit(cpu))
         return deliver_exception(v, exit);
     uint64_t from = cpu->rip;
@@ -354,7 +355,7 @@ static enum step guest(struct vcpu *v, uint64_t generation, WHV_RUN_VP_EXIT_CONT
         if (ended)
             cpu->interrupt_shadow = 0;
         if (leave == X86_LEAVE_LOOKUP || leave == X86_LEAVE_HALT) {
-            if (cpu->rip != from)
+            if (resumed && cpu->rip != from)        // not when IRET has only just set it
                 cpu->rflags &= ~(uint64_t)X86_RF;
             // A MOV SS casts its shadow over the trap too.
             trap = trap && !cpu->interrupt_shadow;
