@@ -91,6 +91,15 @@ static bool accept_mnemonic(ZydisMnemonic mnemonic)
     }
 }
 
+static bool has_repeat_prefix(const ZydisDecodedInstruction *z)
+{
+    for (int i = 0; i < z->raw.prefix_count; i++) {
+        if (z->raw.prefixes[i].value == 0xf2 || z->raw.prefixes[i].value == 0xf3)
+            return true;
+    }
+    return false;
+}
+
 // Where Intel's and AMD's processors do different things.
 static bool is_vendors_own(const ZydisDecodedInstruction *z)
 {
@@ -102,16 +111,11 @@ static bool is_vendors_own(const ZydisDecodedInstruction *z)
     if (z->opcode_map == ZYDIS_OPCODE_MAP_0F && z->opcode == 0x0d && z->raw.modrm.mod == 3)
         return true;
     // Repeated 0 times, with the port forbidden: #GP or nothing.
-    if (z->meta.category == ZYDIS_CATEGORY_IOSTRINGOP && (z->attributes & ZYDIS_ATTRIB_HAS_REP))
+    if (z->meta.category == ZYDIS_CATEGORY_IOSTRINGOP && has_repeat_prefix(z))
         return true;
     // LOOPE and LOOPNE with a REP prefix: it may take the place of the condition.
-    if (z->mnemonic == ZYDIS_MNEMONIC_LOOPE || z->mnemonic == ZYDIS_MNEMONIC_LOOPNE) {
-        for (int i = 0; i < z->raw.prefix_count; i++) {
-            if (z->raw.prefixes[i].value == 0xf2 || z->raw.prefixes[i].value == 0xf3)
-                return true;
-        }
-    }
-    return false;
+    return (z->mnemonic == ZYDIS_MNEMONIC_LOOPE || z->mnemonic == ZYDIS_MNEMONIC_LOOPNE)
+           && has_repeat_prefix(z);
 }
 
 bool accept_instruction(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *operands)

@@ -26,14 +26,23 @@ main:
         mov     dr6, rax
         mov     qword [resume], .after_breakpoint
         mov     qword [trap_vector], -1
-.breakpoint:
-        nop
+        jmp     .breakpoint
 .after_breakpoint:
         check   [trap_vector], 1
         check   [trap_rip], .breakpoint
         mov     rax, [trap_rflags]
-        and     eax, 0x10000                        ; RF is set in what is saved, to get past it
-        check   rax, 0x10000
+        and     eax, 0x10000                        ; the one fault whose saved RF is 0 (SDM vol. 3B 17.3.1.1)
+        check   rax, 0
+        mov     qword [trap_vector], -1
+        push    DATA                                ; with RF set, IRETQ gets past it
+        push    STACK_TOP
+        push    0x10002
+        push    CODE64
+        push    .breakpoint
+        iretq
+.breakpoint:
+        nop
+        check   [trap_vector], -1
         mov     eax, 0x400
         mov     dr7, rax
 

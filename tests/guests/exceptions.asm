@@ -33,6 +33,9 @@ main:
 
 ; #UD
         traps   6, 0, ud2
+        mov     rax, [trap_rflags]
+        and     eax, 0x10000                        ; a fault saves RF as 1
+        check   rax, 0x10000
         mov     dword [0x100000], 0
         traps   6, 0, {db 0xf0, 0xff, 0xc0}         ; LOCK INC EAX: no memory operand
         traps   6, 0, {db 0x06}                     ; PUSH ES does not exist in 64-bit mode

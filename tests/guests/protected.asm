@@ -1,5 +1,5 @@
-; 32-bit protected mode: segments with limits and rights, paging with 4 KiB and 4 MiB pages and with PAE, privilege
-; levels through gates (SDM vol. 3A, chapters 3 to 6).
+; 32-bit protected mode: segments with limits and rights, paging with 4 KiB and 4 MiB pages and with PAE,
+; privilege levels through gates (SDM vol. 3A, chapters 3 to 6).
         org     0x8000
         bits    16
 %include "check.inc"

@@ -1,14 +1,30 @@
-// The table of guests: what each needs of its partition, and the host's part of those that need one.
-#include "guests.h"
+// The table of guests: what each needs of its partition.
+#include "hosts.h"
+
+#define NONE WHvX64LocalApicEmulationModeNone
+#define XAPIC WHvX64LocalApicEmulationModeXApic
+#define X2APIC WHvX64LocalApicEmulationModeX2Apic
 
 const struct guest guests[] = {
     { .name = "real" },
+    { .name = "protected" },
     { .name = "exceptions" },
     { .name = "breakpoints" },
     { .name = "paging" },
     { .name = "privilege" },
-    { .name = "protected" },
-    { .name = "shadow", .apic = WHvX64LocalApicEmulationModeX2Apic },
+    { .name = "smc" },
     { .name = "triple", .end = WHvRunVpExitReasonUnrecoverableException },
+    { .name = "shadow", .apic = X2APIC },
+    { .name = "apic", .apic = XAPIC, .on_exit = host_of_apic },
+    { .name = "x2apic", .apic = X2APIC },
+    { .name = "smp", .apic = X2APIC, .processors = 2 },
+    { .name = "ports", .on_exit = host_of_ports },
+    { .name = "memory", .prepare = prepare_memory, .on_exit = host_of_memory },
+    { .name = "exits",
+      .exits = { .X64CpuidExit = 1, .X64MsrExit = 1, .ExceptionExit = 1, .X64RdtscExit = 1 },
+      .exception_bitmap = 1u << 6 | 1u << 14 | 1u << 3,
+      .on_exit = host_of_exits },
+    { .name = "halt", .apic = NONE, .on_exit = host_of_halt },
+    { .name = "halt_apic", .apic = XAPIC, .on_exit = host_of_halt_apic },
 };
 const unsigned guest_count = sizeof(guests) / sizeof(guests[0]);
