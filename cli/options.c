@@ -102,7 +102,7 @@ static bool options_number(const char *name, const char *text, uint64_t max, int
 
 static bool options_port(const char *name, const char *text, int *port, struct error *err)
 {
-    uint64_t value;
+    uint64_t value = 0;
 
     if (!options_number(name, text, 0xffff, 0, &value, err)) {
         return false;
