@@ -240,7 +240,8 @@ enum x86_leave {
 struct x86_exception {
     uint8_t vector;
     bool has_error;
-    bool software;          // INT n, INT3, INTO: RIP to push is after the instruction
+    bool software;          // INT n, INT3, INTO, INT1: RIP to push is after the instruction
+    bool privileged;        // INT1: software, and the gate's privilege is not checked
     uint8_t length;         // of that instruction, when cpu->rip is still on it
     uint32_t error;
     uint64_t address;       // #PF: the linear address for CR2; #DB: the bits to set in DR6

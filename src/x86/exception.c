@@ -24,7 +24,7 @@ static struct delivery delivery_make(const struct x86_cpu *cpu, const struct x86
                                      bool external)
 {
     struct delivery d = { .event = *event, .rip = cpu->rip, .flags = x86_get_rflags(cpu) };
-    d.ext = !event->software;
+    d.ext = !event->software || event->privileged;
     if (event->software) {
         d.rip += event->length;
         if (!segment_code64(cpu))
@@ -80,7 +80,7 @@ static bool deliver_real(struct x86_cpu *cpu, const struct delivery *d)
 static bool check_gate(struct x86_cpu *cpu, const struct delivery *d, uint64_t raw)
 {
     unsigned dpl = raw >> 45 & 3;
-    if (d->event.software && dpl < cpu->cpl)
+    if (d->event.software && !d->event.privileged && dpl < cpu->cpl)
         return x86_fault(cpu, X86_GP, idt_error(d));
     if (!(raw >> 47 & 1))
         return x86_fault(cpu, X86_NP, idt_error(d));

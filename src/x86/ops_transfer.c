@@ -107,8 +107,8 @@ static const struct insn *into(struct x86_cpu *cpu, const struct insn *i)
 // INT1 is a debug trap without a cause in DR6; its gate's privilege is not checked.
 static const struct insn *int1(struct x86_cpu *cpu, const struct insn *i)
 {
-    const struct insn *next = x86_leave_done(cpu, i);
-    x86_fault(cpu, X86_DB, -1);
+    const struct insn *next = software_exception(cpu, i, X86_DB);
+    cpu->exception.privileged = true;
     return next;
 }
 

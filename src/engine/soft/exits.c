@@ -119,7 +119,9 @@ static void exception_exit(struct vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
     c->ExceptionParameter = e->address;
     c->InstructionByteCount = instruction_bytes(v, c->InstructionBytes);
     if (e->software)
-        exit->VpContext.InstructionLength = v->cpu.exit.length & 15;
+        exit->VpContext.InstructionLength = e->length & 15;
+    v->told = *e;
+    v->told_rip = v->cpu.rip;
 }
 
 static void rdtsc_exit(struct vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)

@@ -383,6 +383,15 @@ static void set_tsc_deadline(struct vcpu *v, unsigned n, const WHV_REGISTER_VALU
 
 // ---- Events ------------------------------------------------------------------------------------------------------
 
+// The exception of an instruction that is `length` bytes long: INT3, INTO and INT1 return behind it (SDM vol. 3A 6.5).
+// A client that copies the length of a fault's instruction is not misunderstood.
+static void make_software(struct x86_exception *event, unsigned length)
+{
+    event->privileged = event->vector == X86_DB;
+    event->software = length && (event->vector == X86_BP || event->vector == X86_OFV || event->vector == X86_DB);
+    event->length = (uint8_t)length;
+}
+
 static void get_pending_interruption(struct vcpu *v, unsigned n, WHV_REGISTER_VALUE *value)
 {
     (void)n;
@@ -395,7 +404,7 @@ static void get_pending_interruption(struct vcpu *v, unsigned n, WHV_REGISTER_VA
     value->PendingInterruption.DeliverErrorCode = v->pending.has_error;
     value->PendingInterruption.ErrorCode = v->pending.error;
     value->PendingInterruption.InterruptionVector = v->pending.vector;
-    value->PendingInterruption.InstructionLength = v->pending_length & 15;
+    value->PendingInterruption.InstructionLength = v->pending.length & 15;
 }
 
 static bool valid_pending_interruption(struct vcpu *v, unsigned n, const WHV_REGISTER_VALUE *value)
@@ -418,12 +427,13 @@ static void set_pending_interruption(struct vcpu *v, unsigned n, const WHV_REGIS
     const WHV_X64_PENDING_INTERRUPTION_REGISTER *p = &value->PendingInterruption;
     v->pending_valid = p->InterruptionPending;
     v->pending_external = p->InterruptionType != WHvX64PendingException;
-    v->pending_length = p->InstructionLength;
     v->pending = (struct x86_exception){
         .vector = p->InterruptionType == WHvX64PendingNmi ? X86_NMI : (uint8_t)p->InterruptionVector,
         .has_error = p->DeliverErrorCode, .error = p->ErrorCode,
-        .address = v->cpu.cr2,
+        .address = p->InterruptionVector == X86_PFV ? v->cpu.cr2 : 0,
     };
+    if (!v->pending_external)
+        make_software(&v->pending, p->InstructionLength);
 }
 
 static void get_interrupt_state(struct vcpu *v, unsigned n, WHV_REGISTER_VALUE *value)
@@ -482,6 +492,9 @@ static void set_pending_event(struct vcpu *v, unsigned n, const WHV_REGISTER_VAL
             .vector = (uint8_t)value->ExceptionEvent.Vector, .has_error = value->ExceptionEvent.DeliverErrorCode,
             .error = value->ExceptionEvent.ErrorCode, .address = value->ExceptionEvent.ExceptionParameter,
         };
+        // This register has no instruction length: the exit that told of the exception had it.
+        if (v->told.software && v->told.vector == v->event.vector && v->told_rip == v->cpu.rip)
+            make_software(&v->event, v->told.length);
     }
 }
 

@@ -35,7 +35,8 @@ struct vcpu_exits {
 
 struct soft_partition {
     struct partition *partition;
-    uint64_t tsc_hz, bus_hz;
+    uint64_t host_hz;                   // of the host's TSC
+    uint64_t tsc_hz, bus_hz;            // the guest's, as the properties say
     uint64_t tsc_zero;                  // host TSC at which the guest's was 0
     bool apic;                          // XApic or X2Apic
     bool x2apic_allowed;
@@ -70,7 +71,8 @@ struct vcpu {
     bool tlb_used;
     struct x86_exception pending;       // event to deliver before the next instruction
     bool pending_valid, pending_external;
-    uint8_t pending_length;             // instruction length of a software event
+    struct x86_exception told;          // the software exception that the last exit was for, and its RIP
+    uint64_t told_rip;
     struct x86_exception event;         // WHvRegisterPendingEvent: exception
     bool event_valid;
     bool ext_int_valid;
