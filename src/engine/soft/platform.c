@@ -100,17 +100,33 @@ static enum x86_answer bus_device_write(struct x86_cpu *cpu, uint64_t gpa, unsig
 
 // ---- Time --------------------------------------------------------------------------------------------------------
 
+static uint64_t scaled(uint64_t ticks, uint64_t to_hz, uint64_t from_hz)
+{
+    return to_hz == from_hz ? ticks : (uint64_t)((unsigned __int128)ticks * to_hz / from_hz);
+}
+
+static uint64_t host_ticks(const struct soft_partition *soft)
+{
+    return clock_tsc() - soft->tsc_zero;
+}
+
+// The partition's TSC: the host's since set-up, at the partition's own frequency.
+static uint64_t partition_tsc(const struct soft_partition *soft)
+{
+    return scaled(host_ticks(soft), soft->tsc_hz, soft->host_hz);
+}
+
 uint64_t vcpu_guest_tsc(const struct vcpu *v)
 {
-    return clock_tsc() - v->soft->tsc_zero + v->tsc_offset;
+    return partition_tsc(v->soft) + v->tsc_offset;
 }
 
 struct lapic_time vcpu_time(const struct vcpu *v)
 {
-    uint64_t host = clock_tsc() - v->soft->tsc_zero;
+    uint64_t host = host_ticks(v->soft);
     return (struct lapic_time){
-        .ns = (uint64_t)((unsigned __int128)host * 1000000000 / v->soft->tsc_hz),
-        .tsc = host + v->tsc_offset,
+        .ns = scaled(host, 1000000000, v->soft->host_hz),
+        .tsc = scaled(host, v->soft->tsc_hz, v->soft->host_hz) + v->tsc_offset,
     };
 }
 
@@ -125,7 +141,7 @@ uint64_t vcpu_ns_until(const struct vcpu *v, uint64_t deadline_ns)
 void vcpu_set_tsc(struct vcpu *v, uint64_t tsc)
 {
     uint64_t before = v->tsc_offset;
-    v->tsc_offset = tsc - (clock_tsc() - v->soft->tsc_zero);
+    v->tsc_offset = tsc - partition_tsc(v->soft);
     v->tsc_adjust += v->tsc_offset - before;    // SDM vol. 3B 18.17.3
     if (v->soft->apic)
         lapic_tsc_changed(&v->lapic, vcpu_time(v));
@@ -232,7 +248,7 @@ static enum x86_answer bus_read_msr(struct x86_cpu *cpu, uint32_t msr, uint64_t 
         *value = v->tsc_adjust;
         return X86_DONE;
     case LAPIC_MSR_BASE:        // no emulation: the register is there, and nothing is behind it
-        *value = LAPIC_DEFAULT_BASE | LAPIC_BASE_ENABLE | (v->vp->index == 0 ? LAPIC_BASE_BSP : 0);
+        *value = v->lapic.base;
         return X86_DONE;
     }
     if (inert_msr(msr)) {
@@ -264,6 +280,8 @@ static enum x86_answer bus_write_msr(struct x86_cpu *cpu, uint32_t msr, uint64_t
         if (v->soft->apic)
             lapic_tsc_changed(&v->lapic, vcpu_time(v));
         return X86_DONE;
+    case LAPIC_MSR_BASE:
+        return lapic_set_base(&v->lapic, value) ? X86_DONE : X86_FAULT_GP;
     }
     if (inert_msr(msr))
         return X86_DONE;

@@ -107,7 +107,8 @@ static HRESULT soft_setup(struct partition *p)
     if (!soft)
         return E_OUTOFMEMORY;
     soft->partition = p;
-    soft->tsc_hz = clock_tsc_hz();
+    soft->host_hz = clock_tsc_hz();
+    soft->tsc_hz = p->properties.processor_clock_hz;
     soft->bus_hz = p->properties.interrupt_clock_hz;
     soft->tsc_zero = clock_tsc();
     soft->apic = p->properties.apic_mode != WHvX64LocalApicEmulationModeNone;
