@@ -10,6 +10,7 @@
 
 #include "WinHvEmulation.h"
 #include "x86/cpu.h"
+#include "x86/fpu.h"
 
 struct emulator {
     struct x86_cpu cpu;
@@ -17,6 +18,7 @@ struct emulator {
     pthread_mutex_t lock;
     void *context;                      // the client's, for the call under way
     WHV_EMULATOR_STATUS status;
+    struct x86_fx_image loaded;         // x87 and MXCSR as the client had them
 };
 
 // state.c: registers in and out. False: status says why.

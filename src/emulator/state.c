@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "emulator/emulator.h"
+#include "x86/fpu.h"
 #include "x86/system.h"
 
 // What an instruction that reaches memory or ports may depend on. General registers come first, in encoding order.
@@ -14,9 +15,15 @@ static const WHV_REGISTER_NAME names[] = {
     WHvX64RegisterXmm1, WHvX64RegisterXmm2, WHvX64RegisterXmm3, WHvX64RegisterXmm4, WHvX64RegisterXmm5,
     WHvX64RegisterXmm6, WHvX64RegisterXmm7, WHvX64RegisterXmm8, WHvX64RegisterXmm9, WHvX64RegisterXmm10,
     WHvX64RegisterXmm11, WHvX64RegisterXmm12, WHvX64RegisterXmm13, WHvX64RegisterXmm14, WHvX64RegisterXmm15,
+    WHvX64RegisterFpControlStatus,
+    WHvX64RegisterXmmControlStatus, WHvX64RegisterFpMmx0, WHvX64RegisterFpMmx1, WHvX64RegisterFpMmx2,
+    WHvX64RegisterFpMmx3, WHvX64RegisterFpMmx4, WHvX64RegisterFpMmx5, WHvX64RegisterFpMmx6, WHvX64RegisterFpMmx7,
 };
 enum { COUNT = sizeof names / sizeof names[0], RIP = 16, RFLAGS = 17, SEGMENTS = 18, CR0 = 24, CR4 = 25, EFER = 26,
-       XMM = 27 };
+       XMM = 27, FP = 43, FP_COUNT = 10 };
+
+// The registers from FP on are the first 16-byte units of an FXSAVE area, in its order.
+_Static_assert(offsetof(struct x86_fx_image, xmm) == FP_COUNT * sizeof(WHV_UINT128), "two of control, eight of data");
 
 bool emulator_load(struct emulator *e, const WHV_VP_EXIT_CONTEXT *exit)
 {
@@ -44,6 +51,11 @@ bool emulator_load(struct emulator *e, const WHV_VP_EXIT_CONTEXT *exit)
         cpu->efer |= X86_EFER_LMA;
     for (unsigned n = 0; n < 16; n++)
         memcpy(&cpu->vec[n], &values[XMM + n], 16);
+    struct x86_fx_image image = { 0 };
+    memcpy(&image, &values[FP], offsetof(struct x86_fx_image, xmm));
+    image.mxcsr &= X86_MXCSR_VALID;
+    (void)x86_fpu_from_image(cpu, &image, cpu->efer & X86_EFER_LMA, 0);     // MXCSR has no reserved bits
+    x86_fpu_to_image(cpu, &e->loaded, cpu->efer & X86_EFER_LMA);
     cpu->cpl = (uint8_t)(exit->ExecutionState.Cpl & 3);
     cpu->interrupt_shadow = 0;
     cpu->dr7 = 0x400;
@@ -53,11 +65,12 @@ bool emulator_load(struct emulator *e, const WHV_VP_EXIT_CONTEXT *exit)
     return true;
 }
 
-// All registers that an instruction may have changed: general, RIP, RFLAGS, vectors.
+// All registers that an instruction may have changed: general, RIP, RFLAGS, vectors; x87 and MXCSR when it did.
 bool emulator_store(struct emulator *e)
 {
-    WHV_REGISTER_NAME changed[RFLAGS + 1 + 16];
-    WHV_REGISTER_VALUE values[RFLAGS + 1 + 16];
+    WHV_REGISTER_NAME changed[RFLAGS + 1 + 16 + FP_COUNT];
+    WHV_REGISTER_VALUE values[RFLAGS + 1 + 16 + FP_COUNT];
+    struct x86_fx_image image;
     struct x86_cpu *cpu = &e->cpu;
     unsigned count = 0;
     memset(values, 0, sizeof values);
@@ -72,6 +85,12 @@ bool emulator_store(struct emulator *e)
     for (unsigned n = 0; n < 16; n++, count++) {
         changed[count] = names[XMM + n];
         memcpy(&values[count], &cpu->vec[n], 16);
+    }
+    x86_fpu_to_image(cpu, &image, cpu->efer & X86_EFER_LMA);
+    if (memcmp(&image, &e->loaded, offsetof(struct x86_fx_image, xmm)) != 0) {
+        memcpy(&changed[count], &names[FP], FP_COUNT * sizeof names[0]);
+        memcpy(&values[count], &image, offsetof(struct x86_fx_image, xmm));
+        count += FP_COUNT;
     }
     if (FAILED(e->callbacks.WHvEmulatorSetVirtualProcessorRegisters(e->context, changed, count, values))) {
         e->status.SetVirtualProcessorRegistersCallbackFailed = 1;
