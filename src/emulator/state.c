@@ -65,22 +65,34 @@ bool emulator_load(struct emulator *e, const WHV_VP_EXIT_CONTEXT *exit)
     return true;
 }
 
-// All registers that an instruction may have changed: general, RIP, RFLAGS, vectors, x87.
+// All registers that an instruction may have changed: general, RIP, RFLAGS, vectors; x87 and MXCSR when it did.
 bool emulator_store(struct emulator *e)
 {
-    enum { STORED = COUNT - (XMM - SEGMENTS) };     // everything but segments and control registers
-    WHV_REGISTER_NAME changed[STORED];
-    WHV_REGISTER_VALUE values[STORED];
+    WHV_REGISTER_NAME changed[RFLAGS + 1 + 16 + FP_COUNT];
+    WHV_REGISTER_VALUE values[RFLAGS + 1 + 16 + FP_COUNT];
+    struct x86_fx_image image;
     struct x86_cpu *cpu = &e->cpu;
+    unsigned count = 0;
     memset(values, 0, sizeof values);
-    memcpy(changed, names, SEGMENTS * sizeof *names);
-    memcpy(&changed[SEGMENTS], &names[XMM], (COUNT - XMM) * sizeof *names);
-    for (unsigned n = 0; n < 16; n++)
-        values[n].Reg64 = cpu->slot[n];
-    values[RIP].Reg64 = cpu->rip;
-    values[RFLAGS].Reg64 = x86_get_rflags(cpu);
-    store_fpu(cpu, &values[SEGMENTS]);
-    if (FAILED(e->callbacks.WHvEmulatorSetVirtualProcessorRegisters(e->context, changed, STORED, values))) {
+    for (unsigned n = 0; n < 16; n++, count++) {
+        changed[count] = names[n];
+        values[count].Reg64 = cpu->slot[n];
+    }
+    changed[count] = WHvX64RegisterRip;
+    values[count++].Reg64 = cpu->rip;
+    changed[count] = WHvX64RegisterRflags;
+    values[count++].Reg64 = x86_get_rflags(cpu);
+    for (unsigned n = 0; n < 16; n++, count++) {
+        changed[count] = names[XMM + n];
+        memcpy(&values[count], &cpu->vec[n], 16);
+    }
+    x86_fpu_to_image(cpu, &image, cpu->efer & X86_EFER_LMA);
+    if (memcmp(&image, &e->loaded, offsetof(struct x86_fx_image, xmm)) != 0) {
+        memcpy(&changed[count], &names[FP], FP_COUNT * sizeof names[0]);
+        memcpy(&values[count], &image, offsetof(struct x86_fx_image, xmm));
+        count += FP_COUNT;
+    }
+    if (FAILED(e->callbacks.WHvEmulatorSetVirtualProcessorRegisters(e->context, changed, count, values))) {
         e->status.SetVirtualProcessorRegistersCallbackFailed = 1;
         return false;
     }
