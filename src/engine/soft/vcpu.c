@@ -274,7 +274,8 @@ static enum step events(struct vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
         cpu->leave_on_if = !quiet || v->ext_int_valid || v->notify_interrupt;
         return STEP_RUN;
     }
-    if (v->ext_int_valid) {
+    // A halted processor takes one only when its owner has ended the halt (HaltSuspend), as measured on WHP.
+    if (v->ext_int_valid && !v->halted) {
         v->ext_int_valid = false;
         return deliver_event(v, (struct x86_exception){ .vector = v->ext_int_vector }, true, exit);
     }
