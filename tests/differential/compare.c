@@ -122,6 +122,10 @@ static bool same_fault(const struct test_case *c, const struct outcome *a, const
     return !((a->error_code ^ b->error_code) & error_code_mask(a)) && a->address == b->address;
 }
 
+// AMD's processors have a bit in MXCSR that is reserved on others (APM vol. 1 4.2.2): a case that sets it
+// cannot go on alike.
+enum { MXCSR_MM = 0x20000 };
+
 // Whether a result that overflows or underflows with the exception unmasked is also inexact depends on how
 // much of it was computed before the fault.
 static uint32_t undefined_mxcsr(const struct outcome *o)
@@ -136,7 +140,7 @@ bool compare_outcomes(const struct test_case *c, const struct outcome *a, const 
     uint16_t fsw;
     unsigned loose = loose_on_fault(c, a);
     undefined_bits(c, a, &flags, &fsw);
-    if (loose & LOOSE_EVERYTHING)
+    if ((loose & LOOSE_EVERYTHING) || (a->after.fx.mxcsr & MXCSR_MM))
         return true;
     if (!same_fault(c, a, b, loose))
         return false;
