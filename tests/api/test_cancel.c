@@ -4,7 +4,7 @@
 
 static uint8_t memory[16 * PAGE] __attribute__((aligned(PAGE)));
 
-static const uint8_t forever[] = {0x66, 0xFF, 0x06, 0x00, 0x20, 0xEB, 0xF9};  // inc dword [COUNTER]; jmp to it
+static const uint8_t forever[] = {0x66, 0xFF, 0x06, 0x00, 0x20, 0xEB, 0xF9};  // inc dword [COUNTER]; jmp
 static const uint8_t halt[] = {0xF4, 0xE6, 0x10};                               // hlt; out 0x10, al
 
 // Runs a processor again and again, until told to stop; counts the answers.

@@ -151,7 +151,7 @@ static void test_ext_int(void **state)
     if (!apic_offered())
         skip();
     // With one: taken when RFLAGS.IF lets it in, also by a software-disabled APIC.
-    p = apic_guest(memory, 1, sleeper, sizeof(sleeper));
+    p = apic_guest(memory, 1, spinner, sizeof(spinner));
     set_apic(p, 0, (const UINT32[]){0xF0, 0xFF, 0});
     set_handler(memory, VECTOR, count_and_out, sizeof(count_and_out));
     set_ext_int(p, VECTOR);
