@@ -154,8 +154,12 @@ static bool port_callback(struct emulator *e, bool write, unsigned size, uint32_
     return true;
 }
 
-// INS and OUTS, one callback per element (SDM vol. 2A, INS; vol. 2B, OUTS).
-static bool string_port(struct emulator *e, const struct insn *i)
+// A repetition may be as long as the guest likes: after so many elements the processor goes on from where it is, and
+// whoever runs it gets a chance to stop it.
+#define PORT_SLICE 4096u
+
+// INS and OUTS, one callback per element (SDM vol. 2A, INS; vol. 2B, OUTS). *again: elements are left.
+static bool string_port(struct emulator *e, const struct insn *i, bool *again)
 {
     struct x86_cpu *cpu = &e->cpu;
     bool write = cpu->exit.port.write, rep = i->flags & (INSN_REP | INSN_REPNE);
@@ -165,8 +169,11 @@ static bool string_port(struct emulator *e, const struct insn *i)
         segment = X86_DS;
     uint64_t mask = address_mask(i);
     int64_t step = cpu->rflags & X86_DF ? -(int64_t)size : (int64_t)size;
-    while (!rep || (cpu->slot[X86_RCX] & mask)) {
+    for (unsigned done = 0; !rep || (cpu->slot[X86_RCX] & mask); done++) {
         uint32_t data = 0;
+        *again = done == PORT_SLICE;
+        if (*again)
+            break;
         struct x86_address a = x86_linear_segment(cpu, segment, cpu->slot[pointer] & mask, size,
                                                   write ? X86_READ : X86_WRITE);
         if (!a.ok || (write && !x86_read_linear(cpu, a.linear, &data, size, X86_READ)))
@@ -183,11 +190,12 @@ static bool string_port(struct emulator *e, const struct insn *i)
     return true;
 }
 
-static bool port(struct emulator *e, const struct insn *i)
+static bool port(struct emulator *e, const struct insn *i, bool *again)
 {
     struct x86_cpu *cpu = &e->cpu;
+    *again = false;
     if (cpu->exit.port.string)
-        return string_port(e, i);
+        return string_port(e, i, again);
     unsigned size = cpu->exit.port.size;
     uint32_t data = (uint32_t)cpu->slot[X86_RAX];
     if (size < 4)
@@ -211,29 +219,30 @@ static void finish(struct x86_cpu *cpu, const struct insn *i)
 }
 
 // Decode and run the instruction at RIP; ports by `string` and REP are iterated here, as the interpreter exits for them.
+// RIP stays on a long repetition that has got some way: the processor meets it again.
 static bool emulate(struct emulator *e, const UINT8 *given, unsigned count)
 {
     struct x86_cpu *cpu = &e->cpu;
     uint8_t bytes[15];
     struct insn insns[2] = { 0 };
+    bool again;
     if (!fetch(e, given, count, bytes))
         return false;
     if (x86_decode(cpu, cpu->mode, bytes, sizeof bytes, 0, 0, &insns[0]) == X86_DECODE_INVALID)
         return false;
     cpu->slot[X86_SLOT_RIP_PAGE] = cpu->rip;
     insns[1] = (struct insn){ .fn = stop_here, .page_offset = insns[0].length, .number = 1 };
-    uint64_t start = cpu->rip;
-    do {            // a long REP gives way now and then, with RIP still on the instruction
-        cpu->budget = INT32_MAX;
-        cpu->leave = X86_LEAVE_LOOKUP;
-        const struct insn *i = insns;
-        while (i)
-            i = i->fn(cpu, i);
-    } while (cpu->leave == X86_LEAVE_LOOKUP && cpu->rip == start && !e->status.AsUINT32);
+    cpu->budget = INT32_MAX;
+    cpu->leave = X86_LEAVE_LOOKUP;
+    cpu->exit.kind = X86_EXIT_PLATFORM;
+    const struct insn *i = insns;
+    while (i)
+        i = i->fn(cpu, i);
     if (cpu->leave == X86_LEAVE_EXIT && cpu->exit.kind == X86_EXIT_PORT) {
-        if (!port(e, insns))
+        if (!port(e, insns, &again))
             return false;
-        finish(cpu, insns);
+        if (!again)
+            finish(cpu, insns);
     } else if (cpu->leave != X86_LEAVE_LOOKUP) {
         return false;
     }
@@ -241,13 +250,15 @@ static bool emulate(struct emulator *e, const UINT8 *given, unsigned count)
 }
 
 static HRESULT try_emulation(WHV_EMULATOR_HANDLE handle, void *context, const WHV_VP_EXIT_CONTEXT *exit,
-                             const UINT8 *bytes, unsigned count, WHV_EMULATOR_STATUS *status)
+                             const WHV_MEMORY_ACCESS_CONTEXT *memory, const UINT8 *bytes, unsigned count,
+                             WHV_EMULATOR_STATUS *status)
 {
     struct emulator *e = emulator_acquire(handle);
     if (!e)
         return E_INVALIDARG;
     struct x86_fpu_host host = x86_fpu_host_enter();
     e->context = context;
+    e->exit = memory;
     e->status.AsUINT32 = 0;
     if (emulator_load(e, exit)) {
         if (emulate(e, bytes, count) && emulator_store(e))
@@ -266,7 +277,7 @@ HRESULT WINAPI WHvEmulatorTryIoEmulation(WHV_EMULATOR_HANDLE handle, VOID *conte
 {
     if (!exit || !io || !status)
         return E_POINTER;
-    return try_emulation(handle, context, exit, io->InstructionBytes, io->InstructionByteCount, status);
+    return try_emulation(handle, context, exit, NULL, io->InstructionBytes, io->InstructionByteCount, status);
 }
 
 HRESULT WINAPI WHvEmulatorTryMmioEmulation(WHV_EMULATOR_HANDLE handle, VOID *context, const WHV_VP_EXIT_CONTEXT *exit,
@@ -274,5 +285,6 @@ HRESULT WINAPI WHvEmulatorTryMmioEmulation(WHV_EMULATOR_HANDLE handle, VOID *con
 {
     if (!exit || !mmio || !status)
         return E_POINTER;
-    return try_emulation(handle, context, exit, mmio->InstructionBytes, mmio->InstructionByteCount, status);
+    return try_emulation(handle, context, exit, mmio, mmio->InstructionBytes, mmio->InstructionByteCount,
+                         status);
 }

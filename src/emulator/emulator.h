@@ -17,6 +17,7 @@ struct emulator {
     WHV_EMULATOR_CALLBACKS callbacks;
     pthread_mutex_t lock;
     void *context;                      // the client's, for the call under way
+    const WHV_MEMORY_ACCESS_CONTEXT *exit;  // the access that exited, whose translation is known; NULL for ports
     WHV_EMULATOR_STATUS status;
     struct x86_fx_image loaded;         // x87 and MXCSR as the client had them
 };

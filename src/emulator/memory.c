@@ -8,6 +8,11 @@ static struct emulator *emulator_of(struct x86_cpu *cpu) { return cpu->platform;
 static bool bus_translate(struct x86_cpu *cpu, uint64_t linear, unsigned access, uint64_t *gpa)
 {
     struct emulator *e = emulator_of(cpu);
+    // The page that exited has no memory behind it, so the client's translation may well refuse it; the exit says where it is.
+    if (e->exit && e->exit->AccessInfo.GvaValid && !((e->exit->Gva ^ linear) & ~X86_PAGE_MASK)) {
+        *gpa = (e->exit->Gpa & ~X86_PAGE_MASK) | (linear & X86_PAGE_MASK);
+        return true;
+    }
     WHV_TRANSLATE_GVA_FLAGS flags = WHvTranslateGvaFlagSetPageTableBits;
     if (access & X86_READ)
         flags |= WHvTranslateGvaFlagValidateRead;
@@ -20,9 +25,11 @@ static bool bus_translate(struct x86_cpu *cpu, uint64_t linear, unsigned access,
     cpu->leave = X86_LEAVE_EXIT;
     cpu->exit.kind = X86_EXIT_PLATFORM;
     HRESULT result = e->callbacks.WHvEmulatorTranslateGvaPage(e->context, linear & ~X86_PAGE_MASK, flags, &code, &page);
-    // A page without memory behind it is what the emulator is for: the translation gave its address all the same.
-    bool translated = code == WHvTranslateGvaResultSuccess || code == WHvTranslateGvaResultGpaUnmapped
-                   || code == WHvTranslateGvaResultGpaNoReadAccess || code == WHvTranslateGvaResultGpaNoWriteAccess;
+    // A second operand may lie in a device too: then the address comes with the refusal. Where a table was not mapped there is
+    // no address (0).
+    bool device = code == WHvTranslateGvaResultGpaUnmapped || code == WHvTranslateGvaResultGpaNoReadAccess
+               || code == WHvTranslateGvaResultGpaNoWriteAccess;
+    bool translated = code == WHvTranslateGvaResultSuccess || (device && page != 0);
     if (FAILED(result) || !translated) {
         e->status.TranslateGvaPageCallbackFailed = 1;
         return false;
