@@ -283,7 +283,7 @@ struct x86_walk_result x86_walk(struct x86_cpu *cpu, uint64_t linear, unsigned a
     w.cpu = cpu;
     w.linear = linear;
     w.access = access;
-    w.cache = flags & X86_WALK_MARK;
+    w.cache = (flags & (X86_WALK_MARK | X86_WALK_UNCACHED)) == X86_WALK_MARK;
     w.user = cpu->cpl == 3 && !(access & X86_IMPLICIT);
     w.nx = (cpu->efer & X86_EFER_NXE) && (cpu->cr4 & X86_CR4_PAE);
     if (!(cpu->efer & X86_EFER_LMA))

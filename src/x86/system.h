@@ -39,7 +39,8 @@ struct x86_translation {
     bool user, write, execute, global, dirty;   // what the walk found, all levels taken together
 };
 enum x86_walk_flags { X86_WALK_MARK = 1,        // set accessed, and dirty for a write
-                      X86_WALK_IGNORE_RIGHTS = 2 };
+                      X86_WALK_IGNORE_RIGHTS = 2,
+                      X86_WALK_UNCACHED = 4 };  // read every table, whatever was remembered of earlier walks
 // True: translated and permitted. False: *error holds the #PF error code, or *gpa_missing the table's address
 // that is not backed by memory (then *error is meaningless). missing_write: the table is there, but its
 // memory does not take the accessed or dirty bit.

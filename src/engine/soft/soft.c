@@ -196,10 +196,13 @@ static WHV_TRANSLATE_GVA_RESULT_CODE translate(struct vcpu *v, gva_t gva, WHV_TR
         { WHvTranslateGvaFlagValidateExecute, X86_EXECUTE },
     };
     struct x86_cpu *cpu = &v->cpu;
-    unsigned mark = flags & WHvTranslateGvaFlagSetPageTableBits ? X86_WALK_MARK : 0;
+    unsigned mark = X86_WALK_UNCACHED | (flags & WHvTranslateGvaFlagSetPageTableBits ? X86_WALK_MARK : 0u);
     bool checked = false;
     unsigned accesses = 0;
-    *gpa = gva;
+    *gpa = 0;       // what a translation that fails on its way leaves
+    if ((cpu->efer & X86_EFER_LMA) && !x86_canonical(gva))
+        return WHvTranslateGvaResultPageNotPresent;
+    gpa_t found = gva;
     if (cpu->cr0 & X86_CR0_PG) {
         for (unsigned n = 0; n < 3; n++) {
             if (!(flags & checks[n].flag))
@@ -207,7 +210,7 @@ static WHV_TRANSLATE_GVA_RESULT_CODE translate(struct vcpu *v, gva_t gva, WHV_TR
             struct x86_walk_result w = x86_walk(cpu, gva, checks[n].access, mark);
             if (!w.ok)
                 return walk_code(&w);
-            *gpa = w.t.gpa;
+            found = w.t.gpa;
             checked = true;
             accesses |= checks[n].access;
         }
@@ -215,9 +218,10 @@ static WHV_TRANSLATE_GVA_RESULT_CODE translate(struct vcpu *v, gva_t gva, WHV_TR
             struct x86_walk_result w = x86_walk(cpu, gva, X86_READ, mark | X86_WALK_IGNORE_RIGHTS);
             if (!w.ok)
                 return walk_code(&w);
-            *gpa = w.t.gpa;
+            found = w.t.gpa;
         }
     }
+    *gpa = found;
     struct gpa_range range;
     if (!gpa_map_find(&v->soft->partition->map, *gpa, &range))
         return WHvTranslateGvaResultGpaUnmapped;
