@@ -377,6 +377,7 @@ enum x86_leave x86_run(struct x86_cpu *cpu, uint64_t generation)
 {
     bool single = cpu->mode & X86_MODE_SINGLE;     // a single-stepped POPF may end its own mode, but not its trap
     cpu->chain_from = NULL;
+    cpu->task_switches = 0;     // one that was cut off by memory that is gone does not count
     do {
         cpu->leave = X86_LEAVE_LOOKUP;
         const struct insn *i = x86_code_enter(cpu);

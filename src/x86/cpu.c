@@ -143,7 +143,7 @@ void x86_reset(struct x86_cpu *cpu)
     cpu->oszapc = 0;
     cpu->rflags = 2;
     cpu->cpl = 0;
-    cpu->interrupt_shadow = cpu->nmi_blocked = cpu->watch_hit = 0;
+    cpu->interrupt_shadow = cpu->nmi_blocked = cpu->watch_hit = cpu->task_switches = 0;
     for (unsigned s = 0; s < X86_SEGMENTS; s++)
         cpu->segment[s] = (struct x86_segment){ .limit = 0xffff, .attributes = X86_SEG_P | X86_SEG_S | 3 };
     cpu->segment[X86_CS].attributes = X86_SEG_P | X86_SEG_S | 0xb;

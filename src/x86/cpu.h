@@ -316,6 +316,7 @@ struct x86_cpu {
     struct x86_table gdtr, idtr;
     uint64_t cr0, cr2, cr3, cr4, efer, xcr0;
     uint64_t dr[4], dr6, dr7;
+    uint8_t task_switches;                  // that are under way, each within the one before it
     uint8_t watch_hit;                      // data breakpoints that the instruction hit: bits for DR6
     uint64_t star, lstar, cstar, sfmask, kernel_gs_base, tsc_aux, pat;
     uint64_t sysenter_cs, sysenter_esp, sysenter_eip;

@@ -312,11 +312,15 @@ static bool intercepted(struct x86_cpu *cpu)
     return cpu->bus->exception && cpu->bus->exception(cpu, &cpu->exception) == X86_ANSWER_EXIT;
 }
 
+// Exceptions that table 6-5 lets follow one another may do so for ever: an #AC whose handler's stack is misaligned, for
+// one. A processor hangs in that; this one shuts down, so that the thread that runs it comes back.
+#define DELIVERIES_MAX 8u
+
 // Deliver `first` and whatever goes wrong on the way (SDM vol. 3A table 6-5).
 static enum x86_leave deliver(struct x86_cpu *cpu, const struct x86_exception *first, bool external)
 {
     struct x86_exception current = *first;
-    for (;;) {
+    for (unsigned n = 0; n < DELIVERIES_MAX; n++) {
         struct delivery d = delivery_make(cpu, &current, external);
         if (!external)
             note_cause(cpu, &current);
@@ -344,6 +348,7 @@ static enum x86_leave deliver(struct x86_cpu *cpu, const struct x86_exception *f
         current = cpu->exception;
         external = false;
     }
+    return X86_LEAVE_SHUTDOWN;
 }
 
 enum x86_leave x86_deliver_exception(struct x86_cpu *cpu)

@@ -189,6 +189,19 @@ static bool task_load_segments(struct x86_cpu *cpu, const struct task *t)
     return true;
 }
 
+// The new task's exceptions may lead to further tasks that fail in the same way, as many as the guest likes.
+#define NESTED_MAX 8u
+
+static enum x86_leave deliver_in_new_task(struct x86_cpu *cpu)
+{
+    if (cpu->task_switches >= NESTED_MAX)
+        return X86_LEAVE_SHUTDOWN;
+    cpu->task_switches++;
+    enum x86_leave leave = x86_deliver_exception(cpu);
+    cpu->task_switches--;
+    return leave;
+}
+
 bool segment_task_switch(struct x86_cpu *cpu, uint16_t selector, enum segment_task how, uint64_t next_rip,
                          unsigned ext, int64_t code)
 {
@@ -219,7 +232,7 @@ bool segment_task_switch(struct x86_cpu *cpu, uint16_t selector, enum segment_ta
         return true;
     enum x86_leave leave = cpu->leave;
     if (leave == X86_LEAVE_EXCEPTION)
-        leave = x86_deliver_exception(cpu);
+        leave = deliver_in_new_task(cpu);
     cpu->leave = leave;
     return leave == X86_LEAVE_LOOKUP;
 }
