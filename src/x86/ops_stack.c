@@ -1,23 +1,14 @@
 // PUSH, POP, PUSHA, POPA, ENTER, LEAVE (SDM vol. 2).
 //
 // With a 64-bit stack and 64-bit operands the fast handlers use RSP as the linear address; everything else,
-// and every TLB miss, goes through x86_push and x86_pop.
+// and every TLB miss, goes through x86_push and x86_pop. What makes several accesses keeps its stack pointer
+// to itself until the last of them is done.
 #include "x86/ops_forms.h"
-#include "x86/system.h"
+#include "x86/segment.h"
 
 // Defined with the system instructions.
 bool x86_emit_push_segment(struct x86_emit *e, unsigned parameter);
 bool x86_emit_pop_segment(struct x86_emit *e, unsigned parameter);
-
-static inline void set_stack_pointer(struct x86_cpu *cpu, const struct insn *i, uint64_t value)
-{
-    if (i->flags & INSN_STACK16)
-        R16(OFFSET_RSP) = (uint16_t)value;
-    else if (i->flags & INSN_STACK32)
-        R64(OFFSET_RSP) = (uint32_t)value;
-    else
-        R64(OFFSET_RSP) = value;
-}
 
 static inline void set_register(struct x86_cpu *cpu, unsigned offset, unsigned size, uint64_t value)
 {
@@ -116,31 +107,33 @@ FORM_HANDLER(pop64_r, X86_FORM_SIMPLE, pop_r,
     R64(i->dst) = value;
     NEXT(cpu, i);)
 
-// The address is computed after the increment of rSP; a fault takes the increment back.
+// The address is computed with rSP as it will be.
 static NOT_INLINE bool pop_to_memory(struct x86_cpu *cpu, const struct insn *i, unsigned size)
 {
+    struct x86_stack st;
     uint64_t value;
-    if (!x86_pop(cpu, size, &value))
+    segment_stack_current(cpu, &st);
+    if (!segment_pop(cpu, &st, size, &value))
         return false;
-    uint64_t linear;
-    if (i->mem == 0) {
-        linear = R64(i->base) + (R64(i->index) << i->scale) + R64(i->segment) + (uint64_t)(int64_t)i->disp;
-    } else {
-        struct x86_address address = x86_linear_general(cpu, i, size, X86_WRITE);
-        if (!address.ok)
-            return false;
-        linear = address.linear;
-    }
-    return x86_store_slow(cpu, linear, size, value);
+    uint64_t before = R64(OFFSET_RSP);
+    struct x86_address address = { 0, 1 };
+    segment_stack_commit(cpu, &st);
+    if (i->mem == 0)
+        address.linear = R64(i->base) + (R64(i->index) << i->scale) + R64(i->segment)
+                       + (uint64_t)(int64_t)i->disp;
+    else
+        address = x86_linear_general(cpu, i, size, X86_WRITE);
+    R64(OFFSET_RSP) = before;
+    if (!address.ok || !x86_store_slow(cpu, address.linear, size, value))
+        return false;
+    segment_stack_commit(cpu, &st);
+    return true;
 }
 
 HANDLER(pop_m,
     cpu->current = i;
-    uint64_t stack_pointer = R64(OFFSET_RSP);
-    if (!pop_to_memory(cpu, i, i->size)) {
-        R64(OFFSET_RSP) = stack_pointer;
+    if (!pop_to_memory(cpu, i, i->size))
         return x86_leave_fault(cpu, i);
-    }
     NEXT(cpu, i);)
 
 bool x86_emit_pop(struct x86_emit *e, unsigned parameter)
@@ -159,23 +152,32 @@ bool x86_emit_pop(struct x86_emit *e, unsigned parameter)
 // ---- PUSHA, POPA ------------------------------------------------------------------------------------------
 
 // Eight registers in encoding order; rSP as it was before the first push.
+static NOT_INLINE bool push_all(struct x86_cpu *cpu, const struct insn *i)
+{
+    struct x86_stack st;
+    segment_stack_current(cpu, &st);
+    for (unsigned n = X86_RAX; n <= X86_RDI; n++)
+        if (!segment_push(cpu, &st, i->size, cpu->slot[n]))
+            return false;
+    segment_stack_commit(cpu, &st);
+    return true;
+}
+
 HANDLER(pusha,
     cpu->current = i;
-    uint64_t stack_pointer = R64(OFFSET_RSP);
-    for (unsigned n = X86_RAX; n <= X86_RDI; n++) {
-        if (!x86_push(cpu, i->size, n == X86_RSP ? stack_pointer : cpu->slot[n])) {
-            R64(OFFSET_RSP) = stack_pointer;
-            return x86_leave_fault(cpu, i);
-        }
-    }
+    if (!push_all(cpu, i))
+        return x86_leave_fault(cpu, i);
     NEXT(cpu, i);)
 
 static NOT_INLINE bool pop_all(struct x86_cpu *cpu, const struct insn *i)
 {
+    struct x86_stack st;
     uint64_t value[8];
+    segment_stack_current(cpu, &st);
     for (unsigned n = 0; n < 8; n++)
-        if (!x86_pop(cpu, i->size, &value[X86_RDI - n]))
+        if (!segment_pop(cpu, &st, i->size, &value[X86_RDI - n]))
             return false;
+    segment_stack_commit(cpu, &st);
     for (unsigned n = X86_RAX; n <= X86_RDI; n++)
         if (n != X86_RSP)
             set_register(cpu, n * 8, i->size, value[n]);
@@ -184,11 +186,8 @@ static NOT_INLINE bool pop_all(struct x86_cpu *cpu, const struct insn *i)
 
 HANDLER(popa,
     cpu->current = i;
-    uint64_t stack_pointer = R64(OFFSET_RSP);
-    if (!pop_all(cpu, i)) {
-        R64(OFFSET_RSP) = stack_pointer;
+    if (!pop_all(cpu, i))
         return x86_leave_fault(cpu, i);
-    }
     NEXT(cpu, i);)
 
 bool x86_emit_pusha(struct x86_emit *e, unsigned size)
@@ -231,35 +230,38 @@ static bool probe_stack(struct x86_cpu *cpu, uint64_t offset, unsigned size)
     return true;
 }
 
-// imm: bytes to allocate in bits 0-15, nesting level in bits 16-20. Leaves rSP changed when it fails.
+// imm: bytes to allocate in bits 0-15, nesting level in bits 16-20.
 static NOT_INLINE bool enter_frame(struct x86_cpu *cpu, const struct insn *i)
 {
     unsigned level = i->imm >> 16 & 31, size = i->size;
-    if (!x86_push(cpu, size, R64(OFFSET_RBP)))
+    struct x86_stack st;
+    segment_stack_current(cpu, &st);
+    if (!segment_push(cpu, &st, size, R64(OFFSET_RBP)))
         return false;
-    uint64_t frame = R64(OFFSET_RSP), display = R64(OFFSET_RBP);
+    // With a 16-bit stack the frame pointer takes the upper part of rSP along.
+    uint64_t frame = (R64(OFFSET_RSP) & ~st.mask) | st.sp, display = R64(OFFSET_RBP);
+    if (st.mask == 0xffffffff)
+        frame = st.sp;
     for (unsigned n = 1; n < level; n++) {
         uint64_t value;
         display -= size;
-        if (!read_stack(cpu, stack_offset(i, display), size, &value) || !x86_push(cpu, size, value))
+        if (!read_stack(cpu, stack_offset(i, display), size, &value) || !segment_push(cpu, &st, size, value))
             return false;
     }
-    if (level > 0 && !x86_push(cpu, size, frame))
+    if (level > 0 && !segment_push(cpu, &st, size, frame))
         return false;
-    set_stack_pointer(cpu, i, R64(OFFSET_RSP) - (i->imm & 0xffff));
-    if (!probe_stack(cpu, stack_offset(i, R64(OFFSET_RSP)), size))
+    st.sp = stack_offset(i, st.sp - (i->imm & 0xffff));
+    if (!probe_stack(cpu, st.sp, size))
         return false;
+    segment_stack_commit(cpu, &st);
     set_register(cpu, OFFSET_RBP, size, frame);
     return true;
 }
 
 HANDLER(enter,
     cpu->current = i;
-    uint64_t stack_pointer = R64(OFFSET_RSP);
-    if (!enter_frame(cpu, i)) {
-        R64(OFFSET_RSP) = stack_pointer;
+    if (!enter_frame(cpu, i))
         return x86_leave_fault(cpu, i);
-    }
     NEXT(cpu, i);)
 
 bool x86_emit_enter(struct x86_emit *e, unsigned parameter)
@@ -271,21 +273,21 @@ bool x86_emit_enter(struct x86_emit *e, unsigned parameter)
 
 static NOT_INLINE bool leave_frame(struct x86_cpu *cpu, const struct insn *i)
 {
+    struct x86_stack st;
     uint64_t value;
-    set_stack_pointer(cpu, i, R64(OFFSET_RBP));
-    if (!x86_pop(cpu, i->size, &value))
+    segment_stack_current(cpu, &st);
+    st.sp = R64(OFFSET_RBP);
+    if (!segment_pop(cpu, &st, i->size, &value))
         return false;
+    segment_stack_commit(cpu, &st);
     set_register(cpu, OFFSET_RBP, i->size, value);
     return true;
 }
 
 HANDLER(leave,
     cpu->current = i;
-    uint64_t stack_pointer = R64(OFFSET_RSP);
-    if (!leave_frame(cpu, i)) {
-        R64(OFFSET_RSP) = stack_pointer;
+    if (!leave_frame(cpu, i))
         return x86_leave_fault(cpu, i);
-    }
     NEXT(cpu, i);)
 
 FORM_HANDLER(leave64, X86_FORM_SIMPLE, leave,
