@@ -6,6 +6,7 @@
 static const struct insn *leave_for_port(struct x86_cpu *cpu, const struct insn *i, uint16_t port, bool write,
                                          bool string)
 {
+    cpu->current = i;
     if (!x86_io_permitted(cpu, port, i->size))
         return x86_leave_fault(cpu, i);
     cpu->exit.kind = X86_EXIT_PORT;

@@ -410,6 +410,7 @@ bool x86_emit_arpl(struct x86_emit *e, unsigned p)
 static const struct insn *mov_to_control(struct x86_cpu *cpu, const struct insn *i)
 {
     PRIVILEGED();
+    cpu->current = i;
     uint64_t value = i->flags & INSN_CODE64 ? R64(i->src) : R32(i->src);
     if (!x86_write_cr(cpu, i->dst, value))
         return x86_leave_fault(cpu, i);

@@ -35,6 +35,7 @@ static inline void emit_register_or_memory(struct x86_emit *e, const ZydisDecode
 // The 16-bit value of that operand.
 #define OPERAND16(var)                                                                                       \
     uint16_t var;                                                                                            \
+    cpu->current = i;                                                                                        \
     if (i->src != SRC_MEMORY) {                                                                              \
         var = R16(i->src);                                                                                   \
     } else {                                                                                                 \

@@ -15,6 +15,7 @@ static const struct insn *transferred(struct x86_cpu *cpu, const struct insn *i,
 // `dst`: CALL. The pointer is in imm (selector above 32 bits of offset) or, for the second, in memory.
 static const struct insn *far_direct(struct x86_cpu *cpu, const struct insn *i)
 {
+    cpu->current = i;
     cpu->rip = x86_insn_rip(cpu, i);
     return transferred(cpu, i, x86_far_jump(cpu, (uint16_t)(i->imm >> 32), (uint32_t)i->imm, i->size, i->dst,
                                             x86_insn_next_rip(cpu, i)));
@@ -67,6 +68,7 @@ static const struct insn *interrupt(struct x86_cpu *cpu, const struct insn *i)
     struct x86_exception event = { .vector = (uint8_t)i->imm, .software = true, .length = i->length };
     if ((cpu->rflags & X86_VM) && (cpu->rflags & X86_IOPL) != X86_IOPL)
         return x86_raise(cpu, i, X86_GP, 0);
+    cpu->current = i;
     cpu->rip = x86_insn_rip(cpu, i);
     // Not by way of X86_LEAVE_EXCEPTION: INT n is no exception whatever its vector, and is not intercepted as
     // one.
