@@ -1,0 +1,189 @@
+// The clocks: at which rate they run, and that they run.
+//
+// Rates are compared between two clocks over the same stretch of time, long enough for a tenth of a
+// difference to show.
+#include "modes.h"
+
+#include <time.h>
+
+static uint8_t memory[16 * PAGE] __attribute__((aligned(PAGE)));
+
+static const uint8_t rdtsc[] = {0x0F, 0x31, 0xE6, 0x10};       // rdtsc; out 0x10, al
+
+static UINT64 now_ns(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (UINT64)t.tv_sec * 1000000000 + (UINT64)t.tv_nsec;
+}
+
+static UINT64 guest_tsc(WHV_PARTITION_HANDLE p)
+{
+    WHV_RUN_VP_EXIT_CONTEXT exit;
+
+    set_register(p, 0, WHvX64RegisterRip, CODE);
+    exit = run(p, 0);
+    assert_port_exit(&exit, 0x10);
+    return get_register(p, 0, WHvX64RegisterRdx) << 32 | exit.IoPortAccess.Rax;
+}
+
+static UINT64 clock_property(WHV_PARTITION_HANDLE p, WHV_PARTITION_PROPERTY_CODE code)
+{
+    UINT64 hz = 0;
+
+    assert_ok(WHvGetPartitionProperty(p, code, &hz, sizeof(hz), NULL));
+    return hz;
+}
+
+static WHV_PARTITION_HANDLE start(WHV_PARTITION_HANDLE p)
+{
+    assert_ok(WHvSetupPartition(p));
+    memcpy(memory + CODE, rdtsc, sizeof(rdtsc));
+    assert_ok(WHvMapGpaRange(p, memory, 0, sizeof(memory), RWX));
+    assert_ok(WHvCreateVirtualProcessor(p, 0, 0));
+    start_at(p, 0, CODE);
+    return p;
+}
+
+// Ticks of the guest's TSC over at least 50 ms, bracketed by the host's clock on both sides.
+static void assert_rate(WHV_PARTITION_HANDLE p, UINT64 hz)
+{
+    UINT64 before = now_ns(), first, last, after, inner, outer;
+
+    first = guest_tsc(p);
+    inner = now_ns();
+    do
+        outer = now_ns();
+    while (outer - inner < 50000000);
+    last = guest_tsc(p);
+    after = now_ns();
+    assert_true((double)(last - first) >= (double)(outer - inner) * 1e-9 * (double)hz * 0.99);
+    assert_true((double)(last - first) <= (double)(after - before) * 1e-9 * (double)hz * 1.01);
+}
+
+// The property's default is the capability's frequency, and the guest's TSC runs at it; another frequency is
+// the guest's too, or refused.
+static void test_processor_clock(void **state)
+{
+    static const UINT64 percents[] = {100, 50, 250};
+    WHV_CAPABILITY capability;
+
+    (void)state;
+    assert_ok(
+        WHvGetCapability(WHvCapabilityCodeProcessorClockFrequency, &capability, sizeof(capability), NULL));
+    for (int i = 0; i < 3; i++) {
+        UINT64 hz = capability.ProcessorClockFrequency * percents[i] / 100;
+        WHV_PARTITION_HANDLE p = created(1);
+        HRESULT hr = S_OK;
+
+        assert_int_equal(clock_property(p, WHvPartitionPropertyCodeProcessorClockFrequency),
+                         capability.ProcessorClockFrequency);
+        if (i > 0)
+            hr = set64(p, WHvPartitionPropertyCodeProcessorClockFrequency, hz);
+        if (FAILED(hr)) {
+            print_message("this engine refuses another frequency\n");
+            assert_int_equal(clock_property(p, WHvPartitionPropertyCodeProcessorClockFrequency),
+                             capability.ProcessorClockFrequency);
+            assert_ok(WHvDeletePartition(p));
+            continue;
+        }
+        start(p);
+        assert_int_equal(clock_property(p, WHvPartitionPropertyCodeProcessorClockFrequency), hz);
+        assert_rate(p, hz);
+        // Also when the guest or the client has set it.
+        set_register(p, 0, WHvX64RegisterTsc, 1ull << 50);
+        assert_true(guest_tsc(p) >= 1ull << 50);
+        assert_rate(p, hz);
+        assert_ok(WHvDeletePartition(p));
+    }
+}
+
+// It runs while the processor does not.
+static void test_runs_on(void **state)
+{
+    WHV_PARTITION_HANDLE p = start(created(1));
+    UINT64 first = get_register(p, 0, WHvX64RegisterTsc);
+
+    (void)state;
+    assert_true(get_register(p, 0, WHvX64RegisterTsc) > first);
+    assert_true(guest_tsc(p) > first);
+    assert_ok(WHvDeletePartition(p));
+}
+
+// The local APIC's timer counts down from its greatest value, divided by 1, at the interrupt clock.
+static void test_interrupt_clock(void **state)
+{
+    static const UINT64 frequencies[] = {0, 100000000, 1000000000};
+    WHV_CAPABILITY capability;
+
+    (void)state;
+    assert_ok(WHvGetCapability(WHvCapabilityCodeFeatures, &capability, sizeof(capability), NULL));
+    if (!capability.Features.LocalApicEmulation) {
+        print_message("skipped: this engine has no local APIC emulation\n");
+        skip();
+    }
+    assert_ok(
+        WHvGetCapability(WHvCapabilityCodeInterruptClockFrequency, &capability, sizeof(capability), NULL));
+    assert_int_equal(capability.InterruptClockFrequency, 200000000);
+    for (int i = 0; i < 3; i++) {
+        UINT64 hz = frequencies[i] ? frequencies[i] : capability.InterruptClockFrequency;
+        UINT64 before, after, inner, outer, first, last;
+        WHV_PARTITION_HANDLE p = created(1);
+        HRESULT hr = S_OK;
+
+        assert_ok(
+            set32(p, WHvPartitionPropertyCodeLocalApicEmulationMode, WHvX64LocalApicEmulationModeXApic));
+        assert_int_equal(clock_property(p, WHvPartitionPropertyCodeInterruptClockFrequency), 200000000);
+        if (frequencies[i])
+            hr = set64(p, WHvPartitionPropertyCodeInterruptClockFrequency, hz);
+        if (FAILED(hr)) {
+            print_message("this engine refuses another frequency\n");
+            assert_ok(WHvDeletePartition(p));
+            continue;
+        }
+        start(p);
+        set_register(p, 0, WHvX64RegisterApicSpurious, 0x1FF);
+        set_register(p, 0, WHvX64RegisterApicLvtTimer, 0x10040);        // masked, one-shot
+        set_register(p, 0, WHvX64RegisterApicDivide, 0xB);              // by 1
+        before = now_ns();
+        set_register(p, 0, WHvX64RegisterApicInitCount, UINT32_MAX);
+        first = get_register(p, 0, WHvX64RegisterApicCurrentCount);
+        inner = now_ns();
+        do
+            outer = now_ns();
+        while (outer - inner < 50000000);
+        last = get_register(p, 0, WHvX64RegisterApicCurrentCount);
+        after = now_ns();
+        assert_true((double)(first - last) >= (double)(outer - inner) * 1e-9 * (double)hz * 0.99);
+        assert_true((double)(first - last) <= (double)(after - before) * 1e-9 * (double)hz * 1.01);
+        assert_ok(WHvDeletePartition(p));
+    }
+}
+
+// What no clock can be is refused, and changes nothing.
+static void test_refused(void **state)
+{
+    WHV_PARTITION_HANDLE p = created(1);
+    UINT64 hz = clock_property(p, WHvPartitionPropertyCodeProcessorClockFrequency);
+
+    (void)state;
+    assert_hr(set64(p, WHvPartitionPropertyCodeProcessorClockFrequency, 0), E_INVALIDARG);
+    assert_hr(set64(p, WHvPartitionPropertyCodeProcessorClockFrequency, UINT64_MAX), E_INVALIDARG);
+    assert_hr(set64(p, WHvPartitionPropertyCodeInterruptClockFrequency, 0), E_INVALIDARG);
+    assert_int_equal(clock_property(p, WHvPartitionPropertyCodeProcessorClockFrequency), hz);
+    assert_int_equal(clock_property(p, WHvPartitionPropertyCodeInterruptClockFrequency), 200000000);
+    assert_ok(WHvDeletePartition(p));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_processor_clock),
+        cmocka_unit_test(test_runs_on),
+        cmocka_unit_test(test_interrupt_clock),
+        cmocka_unit_test(test_refused),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
