@@ -426,6 +426,7 @@ static void set_pending_interruption(struct vcpu *v, unsigned n, const WHV_REGIS
     (void)n;
     const WHV_X64_PENDING_INTERRUPTION_REGISTER *p = &value->PendingInterruption;
     v->pending_valid = p->InterruptionPending;
+    v->pending_told = false;
     v->pending_external = p->InterruptionType != WHvX64PendingException;
     v->pending = (struct x86_exception){
         .vector = p->InterruptionType == WHvX64PendingNmi ? X86_NMI : (uint8_t)p->InterruptionVector,
@@ -488,6 +489,9 @@ static void set_pending_event(struct vcpu *v, unsigned n, const WHV_REGISTER_VAL
         v->ext_int_vector = (uint8_t)value->ExtIntEvent.Vector;
         v->settle = true;
     } else if (v->event_valid) {
+        // The answer to an exception during a delivery takes the place of what was to be delivered.
+        if (v->pending_told)
+            v->pending_valid = v->pending_told = false;
         v->event = (struct x86_exception){
             .vector = (uint8_t)value->ExceptionEvent.Vector, .has_error = value->ExceptionEvent.DeliverErrorCode,
             .error = value->ExceptionEvent.ErrorCode, .address = value->ExceptionEvent.ExceptionParameter,

@@ -186,8 +186,12 @@ static void delivering(struct vcpu *v, const struct x86_exception *event, bool e
 static enum step delivered(struct vcpu *v, enum x86_leave result, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     v->cpu.interrupt_shadow = 0;
-    // An exit other than for the exception itself: the delivery touched missing memory and is to be repeated.
-    v->pending_valid = result == X86_LEAVE_EXIT && v->cpu.exit.kind != X86_EXIT_EXCEPTION;
+    // An exit other than for the event itself: its delivery touched missing memory, or raised an exception that exits.
+    // It is to be repeated.
+    bool nested = v->cpu.exit.kind == X86_EXIT_EXCEPTION
+               && (v->pending_external || v->pending.vector != v->cpu.exception.vector);
+    v->pending_valid = result == X86_LEAVE_EXIT && (v->cpu.exit.kind != X86_EXIT_EXCEPTION || nested);
+    v->pending_told = v->pending_valid && nested;
     switch (result) {
     case X86_LEAVE_SHUTDOWN:
         return exit_with(v, exit, WHvRunVpExitReasonUnrecoverableException);
@@ -212,7 +216,8 @@ static enum step deliver_exception(struct vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit
 {
     delivering(v, &v->cpu.exception, false);
     enum x86_leave result = x86_deliver_exception(&v->cpu);
-    v->pending = v->cpu.exception;      // a double fault, by now, where the first one could not be delivered
+    if (result != X86_LEAVE_EXIT || v->cpu.exit.kind != X86_EXIT_EXCEPTION)
+        v->pending = v->cpu.exception;      // a double fault, by now, where the first one could not be delivered
     return delivered(v, result, exit);
 }
 

@@ -71,6 +71,7 @@ struct vcpu {
     bool tlb_used;
     struct x86_exception pending;       // event to deliver before the next instruction
     bool pending_valid, pending_external;
+    bool pending_told;                  // its delivery raised an exception that the client was told of
     struct x86_exception told;          // the software exception that the last exit was for, and its RIP
     uint64_t told_rip;
     struct x86_exception event;         // WHvRegisterPendingEvent: exception
