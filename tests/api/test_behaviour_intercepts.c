@@ -282,6 +282,43 @@ static void test_msr_exits(void **state)
     assert_ok(WHvDeletePartition(p));
 }
 
+// The x2APIC's registers are not there without that mode, and an unknown one is what they are then.
+static void test_x2apic_msrs(void **state)
+{
+    const WHV_EXTENDED_VM_EXITS exits = {.X64MsrExit = 1};
+    const UINT32 version = 0x803;
+
+    NEEDS(exits);
+    (void)state;
+    for (WHV_X64_LOCAL_APIC_EMULATION_MODE mode = WHvX64LocalApicEmulationModeNone;
+         mode <= WHvX64LocalApicEmulationModeX2Apic; mode++) {
+        WHV_PARTITION_HANDLE p = created(1);
+
+        if (FAILED(set32(p, WHvPartitionPropertyCodeLocalApicEmulationMode, mode))) {
+            print_message("skipped: this engine has no local APIC emulation\n");
+            assert_ok(WHvDeletePartition(p));
+            break;
+        }
+        set_exits(p, exits);
+        assert_ok(WHvSetupPartition(p));
+        assert_ok(WHvMapGpaRange(p, memory, 0, sizeof(memory), RWX));
+        assert_ok(WHvCreateVirtualProcessor(p, 0, 0));
+        enter_long(p, memory);
+        set_gate(memory, true, 13);
+        if (mode == WHvX64LocalApicEmulationModeX2Apic) {
+            assert_msr_faults(p, false, version, 0);            // there, and not switched on
+            set_register(p, 0, WHvX64RegisterRsp, STACK);
+            assert_no_msr_exit(p, true, MSR_APIC_BASE, 0xFEE00D00);
+            assert_no_msr_exit(p, false, version, 0);
+            assert_int_equal(get_register(p, 0, WHvX64RegisterRax), 0x50014);
+        } else {
+            assert_msr_exit(p, false, version);
+            assert_msr_exit(p, true, version);
+        }
+        assert_ok(WHvDeletePartition(p));
+    }
+}
+
 // An access that the privilege level forbids faults and does not exit.
 static void test_msr_in_user_mode(void **state)
 {
@@ -402,6 +439,7 @@ int main(void)
         cmocka_unit_test(test_cpuid_output),
         cmocka_unit_test(test_cpuid_features),
         cmocka_unit_test(test_msr_exits),
+        cmocka_unit_test(test_x2apic_msrs),
         cmocka_unit_test(test_msr_in_user_mode),
         cmocka_unit_test(test_rdtsc_exits),
         cmocka_unit_test(test_hypercall_exits),

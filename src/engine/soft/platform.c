@@ -229,8 +229,11 @@ static enum x86_answer msr_unhandled(struct x86_cpu *cpu, uint32_t msr, bool wri
 
 static bool apic_msr(const struct vcpu *v, uint32_t msr)
 {
-    return v->soft->apic && lapic_has_msr(msr)
-        && (msr != LAPIC_MSR_TSC_DEADLINE || x86_has_feature(&v->cpu, X86_FEATURE_TSC_DEADLINE));
+    if (!v->soft->apic || !lapic_has_msr(msr))
+        return false;
+    if (msr == LAPIC_MSR_TSC_DEADLINE)
+        return x86_has_feature(&v->cpu, X86_FEATURE_TSC_DEADLINE);
+    return msr == LAPIC_MSR_BASE || x86_has_feature(&v->cpu, X86_FEATURE_X2APIC);
 }
 
 static enum x86_answer bus_read_msr(struct x86_cpu *cpu, uint32_t msr, uint64_t *value)
