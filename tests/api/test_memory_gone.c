@@ -1,6 +1,5 @@
 // Guest memory that the host takes away under the engine: an exit that says so with the processor before the
 // instruction, and the program goes on as if nothing had been when the memory is back.
-#define _GNU_SOURCE
 #include "api.h"
 
 #include <sys/mman.h>
