@@ -35,7 +35,7 @@ static void handler(int number, siginfo_t *info, void *context)
     const ucontext_t *user = context;
     guard->address = info->si_addr;
     guard->write = user->uc_mcontext.gregs[REG_ERR] & 2;
-    // The mask of the code that failed: who wraps handlers (a sanitizer does) may have blocked more than was asked for.
+    // The mask of the code that failed: who wraps handlers (a sanitizer does) may have blocked more than asked.
     pthread_sigmask(SIG_SETMASK, &user->uc_sigmask, NULL);
     siglongjmp(guard->jump, 1);
 }

@@ -166,6 +166,29 @@ static void test_all_stoppers(void **state)
     assert_ok(WHvDeletePartition(p));
 }
 
+// A call that fails changes nothing, not even for a moment: the timer does not start again.
+static void test_failed_set(void **state)
+{
+    static const WHV_REGISTER_NAME current = (WHV_REGISTER_NAME)0x3039;
+    static const WHV_REGISTER_NAME names[] = {(WHV_REGISTER_NAME)0x3038, (WHV_REGISTER_NAME)0x7FFF0000};
+    WHV_REGISTER_VALUE values[2];
+    WHV_PARTITION_HANDLE p;
+    UINT64 before;
+
+    (void)state;
+    if (!apic_offered())
+        skip();
+    p = apic_guest(memory, 1, halt, sizeof(halt));
+    set_apic(p, 0, (const UINT32[]){0x3E0, 0xB, 0x380, 0xFFFFFFFF, 0x390, 0x80000000, 0});
+    before = get_register(p, 0, current);
+    assert_in_range(before, 1, 0x80000000);
+    memset(values, 0, sizeof(values));
+    values[0].Reg64 = 0xFFFFFFFF;
+    assert_hr(WHvSetVirtualProcessorRegisters(p, 0, names, 2, values), WHV_E_INVALID_VP_REGISTER_NAME);
+    assert_in_range(get_register(p, 0, current), 1, before);
+    assert_ok(WHvDeletePartition(p));
+}
+
 static UINT64 instructions(WHV_PARTITION_HANDLE p)
 {
     UINT64 count = 0;
@@ -211,6 +234,7 @@ int main(void)
         cmocka_unit_test(test_set_while_running),
         cmocka_unit_test(test_parked),
         cmocka_unit_test(test_all_stoppers),
+        cmocka_unit_test(test_failed_set),
         cmocka_unit_test(test_instruction_count),
     };
 
