@@ -131,8 +131,8 @@ void x86_flush_page(struct x86_cpu *cpu, uint64_t linear)
     cpu->jump_key = cpu->tlb_epoch << 8 | cpu->mode;
 }
 
-// SDM vol. 3A table 10-1, power-up. RDX holds the processor's signature.
-void x86_reset(struct x86_cpu *cpu)
+// SDM vol. 3A table 10-1, INIT. RDX holds the processor's signature.
+void x86_init(struct x86_cpu *cpu)
 {
     memset(cpu->slot, 0, sizeof cpu->slot);
     memset(cpu->segment, 0, sizeof cpu->segment);
@@ -152,27 +152,34 @@ void x86_reset(struct x86_cpu *cpu)
     cpu->segment[X86_LDTR].attributes = X86_SEG_P | 2;
     cpu->segment[X86_TR].attributes = X86_SEG_P | 0xb;
     cpu->gdtr = cpu->idtr = (struct x86_table){ .base = 0, .limit = 0xffff };
-    cpu->cr0 = X86_CR0_CD | X86_CR0_NW | X86_CR0_ET;
+    cpu->cr0 = (cpu->cr0 & (X86_CR0_CD | X86_CR0_NW)) | X86_CR0_ET;
     cpu->cr2 = cpu->cr3 = cpu->cr4 = cpu->efer = 0;
-    cpu->xcr0 = 1;
     memset(cpu->dr, 0, sizeof cpu->dr);
     cpu->dr6 = 0xffff0ff0;
     cpu->dr7 = 0x400;
+    memset(cpu->pdpte, 0, sizeof cpu->pdpte);
+    cpu->scratch_state.pending = X86_PENDING_NONE;
+    x86_flush_tlb(cpu, true);
+    x86_update_mode(cpu);
+}
+
+// SDM vol. 3A table 10-1, power-up: what INIT leaves alone, and then INIT.
+void x86_reset(struct x86_cpu *cpu)
+{
+    cpu->xcr0 = 1;
     cpu->star = cpu->lstar = cpu->cstar = cpu->sfmask = cpu->kernel_gs_base = cpu->tsc_aux = 0;
     cpu->pat = 0x0007040600070406;
     cpu->sysenter_cs = cpu->sysenter_esp = cpu->sysenter_eip = 0;
     memset(cpu->mtrr_phys, 0, sizeof cpu->mtrr_phys);
     memset(cpu->mtrr_fixed, 0, sizeof cpu->mtrr_fixed);
     cpu->mtrr_def_type = 0;
-    memset(cpu->pdpte, 0, sizeof cpu->pdpte);
     memset(cpu->vec, 0, sizeof cpu->vec);
     cpu->mxcsr = 0x1f80;
     memset(&cpu->fpu, 0, sizeof cpu->fpu);
     cpu->fpu.fcw = 0x40;
     cpu->fpu.ftw = 0xff;
-    cpu->scratch_state.pending = X86_PENDING_NONE;
-    x86_flush_tlb(cpu, true);
-    x86_update_mode(cpu);
+    cpu->cr0 = X86_CR0_CD | X86_CR0_NW;
+    x86_init(cpu);
 }
 
 // ---- Leaving a block ----------------------------------------------------------------------------------------------

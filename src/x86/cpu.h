@@ -522,5 +522,6 @@ void x86_flush_tlb(struct x86_cpu *cpu, bool global);           // global: also 
 void x86_flush_page(struct x86_cpu *cpu, uint64_t linear);      // the page, whatever its size
 void x86_note_large_page(struct x86_cpu *cpu, uint64_t linear, unsigned page_shift);
 void x86_reset(struct x86_cpu *cpu);                            // power-up state (SDM vol. 3A 10.1.1)
+void x86_init(struct x86_cpu *cpu);                             // INIT: MSRs, x87 and vectors stay as they are
 
 #endif

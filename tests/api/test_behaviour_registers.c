@@ -133,6 +133,50 @@ static void test_reset_state(void **state)
     assert_ok(WHvDeletePartition(p));
 }
 
+// INIT leaves MSRs, x87 and vector registers as they are, and resets the others (SDM vol. 3A table 10-1).
+static void test_init(void **state)
+{
+    WHV_INTERRUPT_CONTROL interrupt;
+    WHV_PARTITION_HANDLE p = created(2);
+    WHV_RUN_VP_EXIT_CONTEXT exit;
+
+    (void)state;
+    if (FAILED(set32(p, WHvPartitionPropertyCodeLocalApicEmulationMode, WHvX64LocalApicEmulationModeXApic))) {
+        print_message("skipped: this engine has no local APIC emulation\n");
+        assert_ok(WHvDeletePartition(p));
+        skip();
+    }
+    assert_ok(WHvSetupPartition(p));
+    memcpy(memory + CODE, out, sizeof(out));
+    assert_ok(WHvMapGpaRange(p, memory, 0, sizeof(memory), RWX));
+    assert_ok(WHvCreateVirtualProcessor(p, 0, 0));
+    assert_ok(WHvCreateVirtualProcessor(p, 1, 0));
+    set_register(p, 1, WHvX64RegisterMsrMtrrDefType, 0x806);
+    set_register(p, 1, WHvX64RegisterLstar, 0x1234);
+    set_register(p, 1, WHvX64RegisterXmm3, 0x5678);
+    set_register(p, 1, WHvX64RegisterRbx, 0x9999);
+    set_register(p, 1, WHvX64RegisterCr2, 0x9999);
+    set_register(p, 1, WHvX64RegisterCr0, 0x11);
+    memset(&interrupt, 0, sizeof(interrupt));
+    interrupt.Type = WHvX64InterruptTypeInit;
+    interrupt.Destination = 1;
+    assert_ok(WHvRequestInterrupt(p, &interrupt, sizeof(interrupt)));
+    interrupt.Type = WHvX64InterruptTypeSipi;
+    interrupt.Vector = CODE / PAGE;
+    assert_ok(WHvRequestInterrupt(p, &interrupt, sizeof(interrupt)));
+    exit = run(p, 1);
+    assert_port_exit(&exit, 0x10);
+    assert_int_equal(exit.VpContext.Cs.Selector, CODE >> 4);
+    assert_int_equal(exit.VpContext.Rip, 0);
+    assert_int_equal(get_register(p, 1, WHvX64RegisterMsrMtrrDefType), 0x806);
+    assert_int_equal(get_register(p, 1, WHvX64RegisterLstar), 0x1234);
+    assert_int_equal(get_register(p, 1, WHvX64RegisterXmm3), 0x5678);
+    assert_int_equal(get_register(p, 1, WHvX64RegisterRbx), 0);
+    assert_int_equal(get_register(p, 1, WHvX64RegisterCr2), 0);
+    assert_int_equal(get_register(p, 1, WHvX64RegisterCr0), 0x10);      // CD and NW as they were
+    assert_ok(WHvDeletePartition(p));
+}
+
 // Every register holds what is written to it.
 static void test_round_trip(void **state)
 {
@@ -379,6 +423,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_reset_state),
+        cmocka_unit_test(test_init),
         cmocka_unit_test(test_round_trip),
         cmocka_unit_test(test_x87),
         cmocka_unit_test(test_unlawful),

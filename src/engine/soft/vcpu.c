@@ -83,9 +83,9 @@ void vcpu_forget_memory(struct vcpu *v)
     v->tlb_used = false;
 }
 
-void vcpu_reset(struct vcpu *v)
+// What goes with a reset or INIT of the processor itself.
+static void start_over(struct vcpu *v)
 {
-    x86_reset(&v->cpu);
     v->halted = v->wait_for_sipi = false;
     v->pending_valid = v->event_valid = v->ext_int_valid = v->eoi_exit = false;
     v->notify_interrupt = v->notify_nmi = false;
@@ -126,7 +126,8 @@ HRESULT vcpu_create(struct vp *vp)
         .physical_width = v->cpu.physical_bits, .bus_hz = soft->bus_hz, .tsc_hz = soft->tsc_hz,
     };
     lapic_init(&v->lapic, &config);
-    vcpu_reset(v);
+    x86_reset(&v->cpu);
+    start_over(v);
     // With an APIC the other processors wait for the first one to start them.
     v->wait_for_sipi = soft->apic && vp->index != 0;
 
@@ -225,7 +226,8 @@ static void take_init_and_sipi(struct vcpu *v)
 {
     if (lapic_take_init(&v->lapic)) {
         lapic_reset_init(&v->lapic);
-        vcpu_reset(v);
+        x86_init(&v->cpu);
+        start_over(v);
         v->wait_for_sipi = v->vp->index != 0;
     }
     int vector = lapic_take_sipi(&v->lapic);

@@ -98,8 +98,6 @@ void vcpu_stop(struct vcpu *v);
 void vcpu_resume(struct vcpu *v);
 // Get the processor's attention. Any thread.
 void vcpu_kick(struct vcpu *v, uint32_t why);
-// Back to the state after a reset or INIT.
-void vcpu_reset(struct vcpu *v);
 void vcpu_forget_memory(struct vcpu *v);
 
 // platform.c: what is behind the processor.
