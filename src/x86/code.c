@@ -381,6 +381,11 @@ enum x86_leave x86_run(struct x86_cpu *cpu, uint64_t generation)
     do {
         cpu->leave = X86_LEAVE_LOOKUP;
         const struct insn *i = x86_code_enter(cpu);
+        if (X86_UNLIKELY(cpu->generation != generation)) {
+            // Kicked before the block was compared: it is current, and a loop in it would use up the budget.
+            cpu->surcharge += cpu->budget;
+            cpu->budget = 0;
+        }
         while (i)
             i = i->fn(cpu, i);
         if (cpu->leave != X86_LEAVE_LOOKUP)
