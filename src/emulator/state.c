@@ -56,7 +56,8 @@ bool emulator_load(struct emulator *e, const WHV_VP_EXIT_CONTEXT *exit)
     image.mxcsr &= X86_MXCSR_VALID;
     (void)x86_fpu_from_image(cpu, &image, cpu->efer & X86_EFER_LMA, 0);     // MXCSR has no reserved bits
     x86_fpu_to_image(cpu, &e->loaded, cpu->efer & X86_EFER_LMA);
-    cpu->cpl = (uint8_t)(exit->ExecutionState.Cpl & 3);
+    // A port access that exited was permitted already; its permission map is not at hand here.
+    cpu->cpl = e->exit ? (uint8_t)(exit->ExecutionState.Cpl & 3) : 0;
     cpu->interrupt_shadow = 0;
     cpu->dr7 = 0x400;
     cpu->scratch_state.pending = X86_PENDING_NONE;

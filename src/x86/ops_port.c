@@ -59,5 +59,8 @@ bool x86_emit_port(struct x86_emit *e, unsigned write)
 bool x86_emit_port_string(struct x86_emit *e, unsigned parameter)
 {
     e->insn->size = (uint8_t)(parameter >> 4);
+    for (unsigned n = 0; n < e->z->operand_count; n++)      // the emulator reads OUTS's operand by its segment
+        if (x86_is_memory(&e->operand[n]))
+            x86_emit_memory(e, &e->operand[n]);
     return x86_emit_fn(e, parameter & 1 ? outs : ins);
 }
