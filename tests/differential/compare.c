@@ -103,11 +103,11 @@ static unsigned loose_on_fault(const struct test_case *c, const struct outcome *
     return 0;
 }
 
-// Flat segments end at 4 GiB. Which check comes first there, that of the limit (#SS for the stack's
+// Which check comes first at the end of a segment, that of the limit (#SS for the stack's
 // registers) or that of the alignment (#GP), is the processor's choice.
 static bool past_the_limit(const struct test_case *c, const struct outcome *a, const struct outcome *b)
 {
-    return c->mode == MODE_32 && (a->vector == 12 || a->vector == 13) && (b->vector == 12 || b->vector == 13);
+    return c->mode != MODE_64 && (a->vector == 12 || a->vector == 13) && (b->vector == 12 || b->vector == 13);
 }
 
 static bool same_fault(const struct test_case *c, const struct outcome *a, const struct outcome *b,
@@ -160,9 +160,7 @@ void compare_disassemble(const struct test_case *c)
     ZydisDecoder decoder;
     ZydisFormatter formatter;
     ZydisFormatterInit(&formatter, ZYDIS_FORMATTER_STYLE_INTEL);
-    ZydisDecoderInit(&decoder,
-                     c->mode == MODE_64 ? ZYDIS_MACHINE_MODE_LONG_64 : ZYDIS_MACHINE_MODE_LONG_COMPAT_32,
-                     c->mode == MODE_64 ? ZYDIS_STACK_WIDTH_64 : ZYDIS_STACK_WIDTH_32);
+    ZydisDecoderInit(&decoder, case_modes[c->mode].machine, case_modes[c->mode].stack);
     for (uint32_t i = 0; i < c->instruction_count; i++) {
         const struct instruction *at = &c->instructions[i];
         uint64_t rip = c->before.rip + at->offset;

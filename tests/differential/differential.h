@@ -68,7 +68,10 @@ struct machine_state {
     struct fx_image fx;
 };
 
-enum case_mode { MODE_64, MODE_32 };
+// In 16-bit mode the segments have bases, CASE_CODE and CASE_DATA, and limits one page behind what is mapped.
+enum case_mode { MODE_64, MODE_32, MODE_16 };
+#define CASE_CODE_LIMIT (CASE_CODE_SIZE + CASE_PAGE - 1)
+#define CASE_DATA_LIMIT (CASE_DATA_SIZE + CASE_PAGE - 1)
 
 struct poke {                   // bytes written to the data before the case runs
     uint32_t offset, size;
@@ -169,10 +172,16 @@ bool accept_instruction(const ZydisDecodedInstruction *z, const ZydisDecodedOper
 
 // ---- generate.c
 
+extern const struct case_mode_facts {
+    int bits;
+    ZydisMachineMode machine;
+    ZydisStackWidth stack;
+} case_modes[3];
+
 struct generate_options {
     uint64_t seed;
     const struct family *family;    // NULL: by weight
-    int mode;                       // -1: both
+    int mode;                       // -1: all
     bool single;                    // one instruction per case
     bool alignment;                 // RFLAGS.AC may be set
 };

@@ -21,16 +21,25 @@ struct decoded {
     uint8_t bytes[ZYDIS_MAX_INSTRUCTION_LENGTH];
 };
 
+const struct case_mode_facts case_modes[] = {
+    [MODE_64] = { 64, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64 },
+    [MODE_32] = { 32, ZYDIS_MACHINE_MODE_LONG_COMPAT_32, ZYDIS_STACK_WIDTH_32 },
+    [MODE_16] = { 16, ZYDIS_MACHINE_MODE_LONG_COMPAT_16, ZYDIS_STACK_WIDTH_16 },
+};
+
+// Where branches may go, as an offset in the code segment.
+static uint64_t landing(const struct test_case *c)
+{
+    return c->mode == MODE_16 ? CASE_LANDING - CASE_CODE : CASE_LANDING;
+}
+
 // ---- Registers
 
-static int register_index(ZydisMachineMode mode, ZydisRegister reg)
+// -1 when it is not a general register.
+static int register_index(ZydisRegister reg)
 {
-    ZydisRegister whole = ZydisRegisterGetLargestEnclosing(mode, reg);
-    switch (ZydisRegisterGetClass(whole)) {
-    case ZYDIS_REGCLASS_GPR64: return whole - ZYDIS_REGISTER_RAX;
-    case ZYDIS_REGCLASS_GPR32: return whole - ZYDIS_REGISTER_EAX;
-    default: return -1;
-    }
+    ZydisRegister whole = ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, reg);
+    return ZydisRegisterGetClass(whole) == ZYDIS_REGCLASS_GPR64 ? (int)(whole - ZYDIS_REGISTER_RAX) : -1;
 }
 
 static uint64_t width_mask(unsigned bits)
@@ -46,8 +55,8 @@ static bool is_free(const struct generator *g, int index)
 static void set_register(struct generator *g, int index, uint64_t value, unsigned bits)
 {
     uint64_t mask = width_mask(bits);
-    if (g->c->mode == MODE_32)
-        value &= 0xffffffff;
+    if (g->c->mode != MODE_64)
+        value &= g->c->mode == MODE_16 && index == RSP ? 0xffff : 0xffffffff;
     g->c->before.gpr[index] = (g->c->before.gpr[index] & ~mask) | (value & mask);
     g->fixed |= 1u << index;
 }
@@ -56,7 +65,7 @@ static void set_register(struct generator *g, int index, uint64_t value, unsigne
 static void wish_register(struct generator *g, int index, uint64_t value)
 {
     if (is_free(g, index))
-        set_register(g, index, value, g->c->mode == MODE_32 ? 32 : 64);
+        set_register(g, index, value, g->c->mode == MODE_64 ? 64 : 32);
 }
 
 // ---- Memory operands
@@ -89,7 +98,7 @@ static void patch(struct decoded *d, unsigned offset, unsigned bits, uint64_t va
 struct address {
     int base, index;                // -1: none
     unsigned base_bits, index_bits;
-    uint64_t scale, rest;           // rest: displacement and segment base
+    uint64_t scale, displacement;
 };
 
 static bool solve_registers(struct generator *g, const struct address *a, uint64_t want)
@@ -98,7 +107,7 @@ static bool solve_registers(struct generator *g, const struct address *a, uint64
     uint32_t used = (a->base >= 0 ? 1u << a->base : 0) | (a->index >= 0 ? 1u << a->index : 0);
     if (used & g->written)
         return random_percent(&g->random, 3);
-    want -= a->rest;
+    want -= a->displacement;
     if (a->base >= 0 && a->base == a->index) {
         if (is_free(g, a->base))
             set_register(g, a->base, want / (1 + a->scale), a->base_bits);
@@ -113,51 +122,65 @@ static bool solve_registers(struct generator *g, const struct address *a, uint64
     return true;
 }
 
-// Brings a memory operand to a useful address; *where is the address that results. False: draw another
+static uint64_t segment_base(const struct test_case *c, ZydisRegister segment)
+{
+    switch (c->mode) {
+    case MODE_64:
+        return segment == ZYDIS_REGISTER_FS ? c->fs_base : segment == ZYDIS_REGISTER_GS ? c->gs_base : 0;
+    case MODE_16: return segment == ZYDIS_REGISTER_CS ? CASE_CODE : CASE_DATA;
+    default: return 0;
+    }
+}
+
+static bool is_out_of_reach(const struct test_case *c, const struct decoded *d)
+{
+    return d->z.address_width == 16 && c->mode != MODE_16;
+}
+
+// An operand without registers, or relative to RIP: its displacement is chosen.
+static bool place_displacement(struct generator *g, struct decoded *d, bool relative, uint64_t target)
+{
+    uint64_t next = g->c->before.rip + g->c->size + d->z.length;
+    unsigned bits = d->z.raw.disp.size;
+    if (bits < 16 || is_out_of_reach(g->c, d))
+        return random_percent(&g->random, 5);
+    patch(d, d->z.raw.disp.offset, bits, relative ? target - next : target);
+    return true;
+}
+
+// Brings a memory operand to a useful address; *where is the linear address that results. False: draw another
 // instruction.
 static bool place_operand(struct generator *g, struct decoded *d, const ZydisDecodedOperand *o,
                           uint64_t *where)
 {
-    struct test_case *c = g->c;
     ZydisMachineMode mode = d->z.machine_mode;
     uint32_t size = o->size ? o->size / 8 : 8;
     uint32_t alignment = size >= 16 ? 16 : size >= 8 ? 8 : size >= 4 ? 4 : size >= 2 ? 2 : 1;
-    uint64_t target = pick_target(g, size, alignment),
-             next_rip = CASE_CODE + c->code_offset + c->size + d->z.length;
+    uint64_t segment = segment_base(g->c, o->mem.segment), target = pick_target(g, size, alignment);
     struct address a = { .base = -1, .index = -1, .scale = o->mem.scale ? o->mem.scale : 1 };
+    bool relative = o->mem.base == ZYDIS_REGISTER_RIP || o->mem.base == ZYDIS_REGISTER_EIP;
 
-    if (c->mode == MODE_64 && o->mem.segment == ZYDIS_REGISTER_FS)
-        a.rest = c->fs_base;
-    if (c->mode == MODE_64 && o->mem.segment == ZYDIS_REGISTER_GS)
-        a.rest = c->gs_base;
-    if (o->mem.base == ZYDIS_REGISTER_RIP || o->mem.base == ZYDIS_REGISTER_EIP) {
-        patch(d, d->z.raw.disp.offset, 32, target - next_rip - a.rest);
-        *where = target;
-        return true;
-    }
-    if (o->mem.base != ZYDIS_REGISTER_NONE) {
-        a.base = register_index(mode, o->mem.base);
+    if (o->mem.base != ZYDIS_REGISTER_NONE && !relative) {
+        a.base = register_index(o->mem.base);
         a.base_bits = ZydisRegisterGetWidth(mode, o->mem.base);
     }
     if (o->mem.index != ZYDIS_REGISTER_NONE) {
-        a.index = register_index(mode, o->mem.index);
+        a.index = register_index(o->mem.index);
         a.index_bits = ZydisRegisterGetWidth(mode, o->mem.index);
     }
     if (a.base < 0 && a.index < 0) {
-        if (d->z.raw.disp.size >= 32)
-            patch(d, d->z.raw.disp.offset, d->z.raw.disp.size, target - a.rest);
         *where = target;
-        return d->z.raw.disp.size >= 32 || random_percent(&g->random, 5);
+        return place_displacement(g, d, relative, target - segment);
     }
-    if (d->z.address_width == 16 && !random_percent(&g->random, 5))
-        return false;           // the data is out of reach
-    a.rest += (uint64_t)o->mem.disp.value;
-    if (!solve_registers(g, &a, target))
+    if (is_out_of_reach(g->c, d) && !random_percent(&g->random, 5))
         return false;
-    const uint64_t *gpr = c->before.gpr;
-    *where = a.rest + (a.base >= 0 ? gpr[a.base] & width_mask(a.base_bits) : 0)
+    a.displacement = (uint64_t)o->mem.disp.value;
+    if (!solve_registers(g, &a, target - segment))
+        return false;
+    const uint64_t *gpr = g->c->before.gpr;
+    *where = a.displacement + (a.base >= 0 ? gpr[a.base] & width_mask(a.base_bits) : 0)
            + (a.index >= 0 ? gpr[a.index] & width_mask(a.index_bits) : 0) * a.scale;
-    *where &= width_mask(d->z.address_width);
+    *where = (*where & width_mask(d->z.address_width)) + segment;
     return true;
 }
 
@@ -178,12 +201,12 @@ static void poke_operand(struct generator *g, const struct decoded *d, const Zyd
 {
     struct random *r = &g->random;
     uint8_t bytes[16];
-    uint64_t landing = CASE_LANDING;
+    uint64_t target = landing(g->c);
     uint32_t mxcsr = (uint32_t)random_next(r) & (random_percent(r, 85) ? 0xffffu : 0x1ffffu);
     switch (d->z.mnemonic) {
     case ZYDIS_MNEMONIC_RET: case ZYDIS_MNEMONIC_JMP: case ZYDIS_MNEMONIC_CALL:
         if (random_percent(r, 85))
-            poke(g, where, &landing, 8);
+            poke(g, where, &target, 8);
         return;
     case ZYDIS_MNEMONIC_FXRSTOR: case ZYDIS_MNEMONIC_FXRSTOR64:
         poke(g, where + offsetof(struct fx_image, mxcsr), &mxcsr, 4);
@@ -293,12 +316,12 @@ static void choose_immediates(struct generator *g, struct decoded *d)
         if (bits == 0)
             continue;
         if (d->z.raw.imm[i].is_relative) {
-            uint64_t next = CASE_CODE + g->c->code_offset + g->c->size + d->z.length;
+            uint64_t next = g->c->before.rip + g->c->size + d->z.length;
             if (bits == 8)
                 patch(d, offset, 8,
                       random_percent(r, 25) ? 0 : CASE_BYTES + random_below(r, 128 - CASE_BYTES));
             else
-                patch(d, offset, bits, CASE_LANDING - next);
+                patch(d, offset, bits, landing(g->c) - next);
         } else if (d->z.mnemonic == ZYDIS_MNEMONIC_ENTER && random_percent(r, 80)) {
             patch(d, offset, bits, random_below(r, bits == 16 ? 64 : 4)); // frame size, then nesting level
         } else if (bits > 8 && random_percent(r, 40)) {
@@ -324,12 +347,12 @@ static void choose_registers(struct generator *g, const struct decoded *d)
         break;
     case ZYDIS_MNEMONIC_BT: case ZYDIS_MNEMONIC_BTS: case ZYDIS_MNEMONIC_BTR: case ZYDIS_MNEMONIC_BTC:
         if (first_is_memory && o[1].type == ZYDIS_OPERAND_TYPE_REGISTER && random_percent(r, 90))
-            wish_register(g, register_index(d->z.machine_mode, o[1].reg.value),
+            wish_register(g, register_index(o[1].reg.value),
                           random_below(r, 0x8000) - 0x4000ull);
         break;
     case ZYDIS_MNEMONIC_JMP: case ZYDIS_MNEMONIC_CALL:
         if (o[0].type == ZYDIS_OPERAND_TYPE_REGISTER && random_percent(r, 80))
-            wish_register(g, register_index(d->z.machine_mode, o[0].reg.value), CASE_LANDING);
+            wish_register(g, register_index(o[0].reg.value), landing(g->c));
         break;
     case ZYDIS_MNEMONIC_LOOP: case ZYDIS_MNEMONIC_LOOPE: case ZYDIS_MNEMONIC_LOOPNE: case ZYDIS_MNEMONIC_JCXZ:
     case ZYDIS_MNEMONIC_JECXZ: case ZYDIS_MNEMONIC_JRCXZ:
@@ -342,7 +365,9 @@ static void choose_registers(struct generator *g, const struct decoded *d)
         wish_register(g, RCX, random_below(r, 72) | random_next(r) << 8);
     if ((d->z.attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE))
         && random_percent(r, 85))
-        wish_register(g, RCX, random_below(r, 70) | (d->z.address_width < 64 ? random_next(r) << 32 : 0));
+        wish_register(g, RCX,
+                      random_below(r, 70)
+                          | (d->z.address_width < 64 ? random_next(r) << d->z.address_width : 0));
 }
 
 // Flags that are undefined must not decide anything later.
@@ -399,7 +424,7 @@ static void note_written(struct generator *g, const struct decoded *d)
     for (int i = 0; i < d->z.operand_count; i++) {
         const ZydisDecodedOperand *o = &d->operands[i];
         if (o->type == ZYDIS_OPERAND_TYPE_REGISTER && (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)) {
-            int index = register_index(d->z.machine_mode, o->reg.value);
+            int index = register_index(o->reg.value);
             if (index >= 0)
                 g->written |= 1u << index;
         }
@@ -484,8 +509,10 @@ static void choose_state(struct generator *g, bool alignment)
     struct random *r = &g->random;
     struct test_case *c = g->c;
     for (int i = 0; i < 16; i++)
-        c->before.gpr[i] = random_integer(r) & (c->mode == MODE_32 ? 0xffffffff : ~(uint64_t)0);
+        c->before.gpr[i] = random_integer(r) & (c->mode == MODE_64 ? ~(uint64_t)0 : 0xffffffff);
     c->before.gpr[RSP] = (CASE_DATA + 0x400 + random_below(r, CASE_DATA_WRITABLE - 0x800)) & ~7u;
+    if (c->mode == MODE_16)
+        c->before.gpr[RSP] -= CASE_DATA;
     c->before.rflags =
         2 | FLAG_IF | (random_next(r) & (FLAG_CF | FLAG_PF | FLAG_AF | FLAG_ZF | FLAG_SF | FLAG_OF));
     c->before.rflags |= random_percent(r, 20) ? FLAG_DF : 0;
@@ -503,7 +530,7 @@ static void choose_state(struct generator *g, bool alignment)
         c->code_offset = CASE_PAGE - 1 - random_below(r, 15);       // over a page boundary
     else
         c->code_offset = CASE_CODE_SIZE - 1 - random_below(r, 12);  // the end of the code: the fetch faults
-    c->before.rip = CASE_CODE + c->code_offset;
+    c->before.rip = c->code_offset + (c->mode == MODE_16 ? 0 : CASE_CODE);
 }
 
 static const struct family *choose_family(struct random *r)
@@ -557,12 +584,10 @@ void generate_case(const struct generate_options *options, uint64_t number, stru
     if (options->family)
         g.family = options->family;
     c->family = g.family->name;
-    c->mode = random_percent(r, 25) ? MODE_32 : MODE_64;
+    c->mode = random_percent(r, 65) ? MODE_64 : random_percent(r, 60) ? MODE_32 : MODE_16;
     if (options->mode >= 0)
         c->mode = (enum case_mode)options->mode;
-    ZydisDecoderInit(&g.decoder,
-                     c->mode == MODE_64 ? ZYDIS_MACHINE_MODE_LONG_64 : ZYDIS_MACHINE_MODE_LONG_COMPAT_32,
-                     c->mode == MODE_64 ? ZYDIS_STACK_WIDTH_64 : ZYDIS_STACK_WIDTH_32);
+    ZydisDecoderInit(&g.decoder, case_modes[c->mode].machine, case_modes[c->mode].stack);
     choose_state(&g, options->alignment);
     uint32_t wanted =
         options->single || random_percent(r, 55) ? 1 : 2 + random_below(r, CASE_INSTRUCTIONS - 1);

@@ -121,19 +121,23 @@ static bool set_registers(const WHV_REGISTER_NAME *names, const WHV_REGISTER_VAL
 // The selectors are those of a Linux process, as the case can read them.
 static bool set_mode(enum case_mode mode)
 {
-    static const WHV_REGISTER_NAME names[] = { WHvX64RegisterCs, WHvX64RegisterDs, WHvX64RegisterEs };
-    WHV_REGISTER_VALUE data = mode == MODE_64 ? segment(0, 0, 0, 0) : segment(0, 0xffffffff, 0x2b, 0xc0f3);
-    WHV_REGISTER_VALUE values[] = { mode == MODE_64 ? segment(0, 0xffffffff, 0x33, 0xa0fb)
-                                                    : segment(0, 0xffffffff, 0x23, 0xc0fb),
-                                    data, data };
+    static const WHV_REGISTER_NAME names[] = { WHvX64RegisterCs, WHvX64RegisterSs, WHvX64RegisterDs,
+                                               WHvX64RegisterEs };
+    const WHV_REGISTER_VALUE flat = segment(0, 0xffffffff, 0x2b, 0xc0f3);
+    const WHV_REGISTER_VALUE data16 = segment(CASE_DATA, CASE_DATA_LIMIT, 0x0f, 0x00f3);
+    const WHV_REGISTER_VALUE code[] = { segment(0, 0xffffffff, 0x33, 0xa0fb),
+                                        segment(0, 0xffffffff, 0x23, 0xc0fb),
+                                        segment(CASE_CODE, CASE_CODE_LIMIT, 0x07, 0x00fb) };
+    const WHV_REGISTER_VALUE stack[] = { flat, flat, data16 }, data[] = { segment(0, 0, 0, 0), flat, data16 };
+    const WHV_REGISTER_VALUE values[] = { code[mode], stack[mode], data[mode], data[mode] };
     guest_mode = (int)mode;
-    return set_registers(names, values, 3);
+    return set_registers(names, values, 4);
 }
 
 static bool set_system_registers(void)
 {
     static const WHV_REGISTER_NAME names[] = {
-        WHvX64RegisterCr0, WHvX64RegisterCr3, WHvX64RegisterCr4, WHvX64RegisterEfer, WHvX64RegisterSs,
+        WHvX64RegisterCr0, WHvX64RegisterCr3, WHvX64RegisterCr4, WHvX64RegisterEfer,
         WHvX64RegisterTr
     };
     WHV_REGISTER_VALUE values[] = {
@@ -141,7 +145,6 @@ static bool set_system_registers(void)
         { .Reg64 = GPA_PML4 },
         { .Reg64 = 0x620 },             // OSXMMEXCPT, OSFXSR, PAE
         { .Reg64 = 0xd00 },             // NXE, LMA, LME
-        segment(0, 0xffffffff, 0x2b, 0xc0f3),
         segment(TSS_ADDRESS, 0x67, 0x40, 0x8b)
     };
     uint16_t bitmap_base = 0x68;        // beyond the limit: no port is open

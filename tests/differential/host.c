@@ -4,18 +4,20 @@
 // state. The code is written through a second mapping of the same memory, so that the case cannot change it.
 #include "differential.h"
 
+#include <asm/ldt.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <ucontext.h>
 #include <unistd.h>
 
 struct host_context {           // known to host_entry.S
     uint64_t gpr[16];
     uint64_t rip, rflags, cs, data_selector, fs_base, gs_base;
-    uint64_t host_rsp, host_fs_base, host_gs_base, unused;
+    uint64_t host_rsp, host_fs_base, host_gs_base, ss;
     struct fx_image fx;
 };
 _Static_assert(offsetof(struct host_context, host_rsp) == 176 && offsetof(struct host_context, fx) == 208,
@@ -31,6 +33,11 @@ void host_leave(void);
 void host_on_signal(int number, siginfo_t *info, void *context);
 void host_take_signal(int number, siginfo_t *info, ucontext_t *context);
 
+// IRET to a 16-bit stack takes only SP from its frame and leaves the rest of RSP as it was. So that ESP is
+// known, the frame lies where bits 16 to 31 of its address are 0.
+#define HOST_FRAME ((uintptr_t)0x35a700000000)
+#define HOST_FRAME_SIZE 0x1000u
+
 static struct outcome *host_outcome;
 static uint8_t *host_code;          // the writable view of CASE_CODE
 static uint8_t *host_data;          // the writable view of CASE_DATA
@@ -40,6 +47,8 @@ static uint32_t host_dirty_offset, host_dirty_size;     // what the last case wr
 
 // Selectors of a 64-bit Linux process: 64-bit code, 32-bit code, data (arch/x86/include/asm/segment.h)
 enum { HOST_CS64 = 0x33, HOST_CS32 = 0x23, HOST_DATA = 0x2b };
+// and those of the local descriptor table for 16-bit cases
+enum { HOST_CS16 = 0x07, HOST_DATA16 = 0x0f };
 
 static const int host_gregs[16] = {
     REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
@@ -101,6 +110,17 @@ static bool host_map_all(void)
     return ok;
 }
 
+// A segment of 16-bit code or data.
+static bool host_describe(unsigned entry, unsigned base, unsigned limit, unsigned contents)
+{
+    enum { WRITE_NEW_MODE = 0x11 };
+    struct user_desc d = { .entry_number = entry, .base_addr = base, .limit = limit, .contents = contents };
+    if (syscall(SYS_modify_ldt, WRITE_NEW_MODE, &d, sizeof(d)) == 0)
+        return true;
+    perror("modify_ldt");
+    return false;
+}
+
 static bool host_open(const uint8_t *data_template)
 {
     static const int signals[] = { SIGTRAP, SIGSEGV, SIGBUS, SIGILL, SIGFPE };
@@ -108,7 +128,11 @@ static bool host_open(const uint8_t *data_template)
     host_template = data_template;
     if (host_code)
         return true;
-    if (!host_map_all())
+    void *frame = mmap((void *)HOST_FRAME, HOST_FRAME_SIZE, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+    if (frame == MAP_FAILED || !host_map_all()
+        || !host_describe(0, CASE_CODE, CASE_CODE_LIMIT, MODIFY_LDT_CONTENTS_CODE)
+        || !host_describe(1, CASE_DATA, CASE_DATA_LIMIT, MODIFY_LDT_CONTENTS_DATA))
         return false;
     memset(host_code, 0xcc, CASE_CODE_SIZE);
 
@@ -157,8 +181,11 @@ static bool host_run(const struct test_case *c, struct outcome *out)
     memcpy(host_context.gpr, c->before.gpr, sizeof(host_context.gpr));
     host_context.rip = c->before.rip;
     host_context.rflags = c->before.rflags;
-    host_context.cs = c->mode == MODE_64 ? HOST_CS64 : HOST_CS32;
-    host_context.data_selector = c->mode == MODE_64 ? 0 : HOST_DATA;
+    static const uint64_t code[] = { HOST_CS64, HOST_CS32, HOST_CS16 },
+                          data[] = { 0, HOST_DATA, HOST_DATA16 };
+    host_context.cs = code[c->mode];
+    host_context.data_selector = data[c->mode];
+    host_context.ss = c->mode == MODE_16 ? HOST_DATA16 : HOST_DATA;
     host_context.fs_base = c->fs_base;
     host_context.gs_base = c->gs_base;
     memcpy(&host_context.fx, &c->before.fx, sizeof(host_context.fx));

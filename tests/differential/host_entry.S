@@ -2,7 +2,9 @@
 //
 // struct host_context, in host.c:
 //   0 gpr[16]  128 rip  136 rflags  144 cs  152 data selector  160 fs_base  168 gs_base
-//   176 host_rsp  184 host_fs_base  192 host_gs_base  208 fx image
+//   176 host_rsp  184 host_fs_base  192 host_gs_base  200 ss  208 fx image
+
+#define HOST_FRAME_TOP 0x35a700001000
 
         .text
 
@@ -29,7 +31,8 @@ host_enter:
         wrfsbase %rax
         mov     168(%rdi), %rax
         wrgsbase %rax
-        pushq   $0x2b                   // the frame that IRETQ takes: SS, RSP, RFLAGS, CS, RIP
+        movabs  $HOST_FRAME_TOP, %rsp   // see host.c
+        pushq   200(%rdi)               // the frame that IRETQ takes: SS, RSP, RFLAGS, CS, RIP
         pushq   32(%rdi)
         pushq   136(%rdi)
         pushq   144(%rdi)

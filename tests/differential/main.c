@@ -1,7 +1,8 @@
 // The differential test: runs random cases on the host's processor and on the engine's, and reports what
 // differs.
 //
-//   differential [--seed N] [--start N] [--count N] [--seconds N] [--only FAMILY] [--mode 32|64] [--single]
+//   differential [--seed N] [--start N] [--count N] [--seconds N] [--only FAMILY] [--mode 16|32|64]
+//   [--single]
 //                [--alignment] [--stop-after N] [--host-host] [--coverage] [--list]
 //
 // --coverage prints for each mnemonic how many cases had it, and how many of these ran to their end without a
@@ -60,7 +61,7 @@ static void print_reproduce(const struct options *o, uint64_t number)
     if (o->generate.family)
         printf(" --only %s", o->generate.family->name);
     if (o->generate.mode >= 0)
-        printf(" --mode %d", o->generate.mode == MODE_64 ? 64 : 32);
+        printf(" --mode %d", case_modes[o->generate.mode].bits);
     if (o->generate.single)
         printf(" --single");
     if (o->generate.alignment)
@@ -96,7 +97,7 @@ static void report(const struct options *o, struct test_case *c, const struct ma
         ZydisMnemonic mnemonic = (ZydisMnemonic)shorter.instructions[n - 1].mnemonic;
         tallies[mnemonic].different++;
         printf("DIFFERENT %s: case %llu, %s, %d bits\n", ZydisMnemonicGetString(mnemonic),
-               (unsigned long long)c->number, c->family, c->mode == MODE_64 ? 64 : 32);
+               (unsigned long long)c->number, c->family, case_modes[c->mode].bits);
         compare_disassemble(&shorter);
         compare_print(&shorter, a->name, &oa, b->name, &ob);
         print_reproduce(o, c->number);
@@ -134,6 +135,19 @@ static bool open_machines(const struct options *o, const struct machine *a, cons
     return true;
 }
 
+// A Linux kernel that returns to a 16-bit stack changes the upper half of ESP (Documentation/arch/x86/x86_64,
+// "espfix"), so an interrupt of the host can change the outcome of a 16-bit case. It does not do so twice in
+// the same place.
+static bool only_this_once(const struct machine *a, const struct machine *b, const struct test_case *c)
+{
+    struct outcome oa, ob;
+    for (int i = 0; c->mode == MODE_16 && i < 3; i++) {
+        if (run_on(a, c, &oa) && run_on(b, c, &ob) && compare_outcomes(c, &oa, &ob))
+            return true;
+    }
+    return false;
+}
+
 static int run_cases(const struct options *o)
 {
     const struct machine *a = &host_machine, *b = o->host_host ? &host_again_machine : &guest_machine;
@@ -156,7 +170,7 @@ static int run_cases(const struct options *o)
             tallies[c.instructions[i].mnemonic].run++;
             tallies[c.instructions[i].mnemonic].completed += oa.vector == 3;
         }
-        if (compare_outcomes(&c, &oa, &ob)) {
+        if (compare_outcomes(&c, &oa, &ob) || only_this_once(a, b, &c)) {
             passed++;
             continue;
         }
@@ -240,7 +254,11 @@ static bool parse(int argc, char **argv, struct options *o)
         case 's': o->generate.seed = strtoull(optarg, NULL, 0); break;
         case 'b': o->start = strtoull(optarg, NULL, 0); break;
         case 'n': o->count = strtoull(optarg, NULL, 0); break;
-        case 'm': o->generate.mode = atoi(optarg) == 32 ? MODE_32 : MODE_64; break;
+        case 'm':
+            o->generate.mode = strcmp(optarg, "64") == 0   ? MODE_64
+                               : strcmp(optarg, "32") == 0 ? MODE_32
+                                                           : MODE_16;
+            break;
         case '1': o->generate.single = true; break;
         case 'x': o->stop_after = (unsigned)strtoul(optarg, NULL, 0); break;
         case 'h': o->host_host = true; break;
