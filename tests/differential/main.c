@@ -1,9 +1,9 @@
 // The differential test: runs random cases on the host's processor and on the engine's, and reports what
 // differs.
 //
-//   differential [--seed N] [--start N] [--count N] [--seconds N] [--only FAMILY] [--mode 16|32|64]
-//   [--single]
-//                [--alignment] [--stop-after N] [--host-host] [--coverage] [--list]
+//   differential [--seed N] [--start N] [--count N] [--seconds N] [--only FAMILY]
+//                [--mode 16|32|64] [--single] [--alignment] [--stop-after N]
+//                [--host-host] [--coverage] [--list]
 //
 // --coverage prints for each mnemonic how many cases had it, and how many of these ran to their end without a
 // fault.
