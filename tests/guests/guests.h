@@ -24,6 +24,8 @@ struct guest {
     WHV_RUN_VP_EXIT_REASON end;         // the exit that ends the guest; 0: its write to the port for that
     // Before the first run; may be NULL.
     bool (*prepare)(struct run *run);
+    // After the last run, with the partition still there; may be NULL.
+    void (*finish)(struct run *run);
     // An exit that the runner does not know; may be NULL. Called on the thread of the processor.
     enum answer (*on_exit)(struct run *run, UINT32 vp, const WHV_RUN_VP_EXIT_CONTEXT *exit);
 };

@@ -2,6 +2,9 @@
 // `run->step` counts the exits, and each step is written beside the instruction that makes it.
 #include "hosts.h"
 
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -196,6 +199,60 @@ enum answer host_of_memory(struct run *run, UINT32 vp, const WHV_RUN_VP_EXIT_CON
     if (s->type == WHvMemoryAccessRead)
         run_set(run, vp, WHvX64RegisterRax, 0x55aa);
     advance(run, vp, exit, s->length);
+    return ANSWER_CONTINUE;
+}
+
+// ---- moving.asm
+
+enum { EXCHANGES = 3000, CHANGES = 100 };
+#define MOVING_STARTED 0x100000u
+#define MOVING_STOP 0x100040u
+#define MOVING_SEEN 0x100080u
+
+static pthread_t mover;
+static atomic_bool mover_stop;
+
+static bool moved_enough(const struct run *run, int exchanges)
+{
+    const uint32_t *seen = (const uint32_t *)(run->memory + MOVING_SEEN);
+    return mover_stop || (exchanges >= EXCHANGES && __atomic_load_n(seen, __ATOMIC_RELAXED) >= CHANGES);
+}
+
+static void *move_pages(void *argument)
+{
+    struct run *run = argument;
+    while (!mover_stop && !__atomic_load_n(run->memory + MOVING_STARTED, __ATOMIC_ACQUIRE))
+        sched_yield();
+    for (int i = 0; !moved_enough(run, i); i++) {
+        if (i % 3 == 2)
+            EXPECT((UINT32)WHvUnmapGpaRange(run->partition, MOVING, 0x1000), 0);
+        map(run, memory_pages + (i & 1 ? 0x1000 : 0x2000), MOVING, 0x1000, R | W);
+    }
+    __atomic_store_n(run->memory + MOVING_STOP, 1, __ATOMIC_RELEASE);
+    return NULL;
+}
+
+bool prepare_moving(struct run *run)
+{
+    mover_stop = false;
+    return prepare_memory(run) && pthread_create(&mover, NULL, move_pages, run) == 0;
+}
+
+void finish_moving(struct run *run)
+{
+    (void)run;
+    mover_stop = true;
+    pthread_join(mover, NULL);
+}
+
+// Nothing was mapped at that moment: the guest tries again.
+enum answer host_of_moving(struct run *run, UINT32 vp, const WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    (void)vp;
+    if (exit->ExitReason != WHvRunVpExitReasonMemoryAccess)
+        return ANSWER_UNEXPECTED;
+    EXPECT(exit->MemoryAccess.Gpa, MOVING + 0x123);
+    EXPECT(exit->MemoryAccess.AccessInfo.GpaUnmapped, 1);
     return ANSWER_CONTINUE;
 }
 

@@ -6,7 +6,10 @@
 
 typedef enum answer host_function(struct run *run, UINT32 vp, const WHV_RUN_VP_EXIT_CONTEXT *exit);
 
-host_function host_of_apic, host_of_ports, host_of_memory, host_of_exits, host_of_halt, host_of_halt_apic;
+host_function host_of_apic, host_of_ports, host_of_memory, host_of_exits, host_of_halt, host_of_halt_apic,
+    host_of_moving;
 bool prepare_memory(struct run *run);
+bool prepare_moving(struct run *run);
+void finish_moving(struct run *run);
 
 #endif

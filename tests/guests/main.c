@@ -268,6 +268,8 @@ static void run_guest(void **state)
     for (UINT32 i = 0; i < count; i++)
         pthread_join(processors[i].thread, NULL);
     pthread_join(watcher, NULL);
+    if (run.guest->finish)
+        run.guest->finish(&run);
 
     const struct record *record = (const struct record *)(run.memory + RECORD_ADDRESS);
     uint32_t checks = record->count, line = record->line;

@@ -20,6 +20,7 @@ const struct guest guests[] = {
     { .name = "smp", .apic = X2APIC, .processors = 2 },
     { .name = "ports", .on_exit = host_of_ports },
     { .name = "memory", .prepare = prepare_memory, .on_exit = host_of_memory },
+    { .name = "moving", .prepare = prepare_moving, .finish = finish_moving, .on_exit = host_of_moving },
     { .name = "exits",
       .exits = { .X64CpuidExit = 1, .X64MsrExit = 1, .ExceptionExit = 1, .X64RdtscExit = 1 },
       .exception_bitmap = 1u << 6 | 1u << 14 | 1u << 3,
