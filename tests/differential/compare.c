@@ -83,11 +83,11 @@ static unsigned loose_on_fault(const struct test_case *c, const struct outcome *
             continue;
         switch (c->instructions[i].mnemonic) {
         case ZYDIS_MNEMONIC_FXSAVE: case ZYDIS_MNEMONIC_FXSAVE64: case ZYDIS_MNEMONIC_FXRSTOR:
-        case ZYDIS_MNEMONIC_FXRSTOR64:
+        case ZYDIS_MNEMONIC_FXRSTOR64: case ZYDIS_MNEMONIC_FNSAVE: case ZYDIS_MNEMONIC_FRSTOR:
+        case ZYDIS_MNEMONIC_FNSTENV: case ZYDIS_MNEMONIC_FLDENV:
             return LOOSE_ADDRESS | LOOSE_STATE | LOOSE_VECTOR;
-        case ZYDIS_MNEMONIC_FNSAVE: case ZYDIS_MNEMONIC_FRSTOR: case ZYDIS_MNEMONIC_FNSTENV:
-        case ZYDIS_MNEMONIC_FLDENV: case ZYDIS_MNEMONIC_POPA: case ZYDIS_MNEMONIC_POPAD:
-        case ZYDIS_MNEMONIC_PUSHA: case ZYDIS_MNEMONIC_PUSHAD: case ZYDIS_MNEMONIC_ENTER:
+        case ZYDIS_MNEMONIC_POPA: case ZYDIS_MNEMONIC_POPAD: case ZYDIS_MNEMONIC_PUSHA:
+        case ZYDIS_MNEMONIC_PUSHAD: case ZYDIS_MNEMONIC_ENTER:
             return LOOSE_ADDRESS | LOOSE_STATE;
         case ZYDIS_MNEMONIC_MASKMOVQ: case ZYDIS_MNEMONIC_MASKMOVDQU:   // a mask of 0 may fault or not
             return LOOSE_EVERYTHING;
@@ -95,7 +95,7 @@ static unsigned loose_on_fault(const struct test_case *c, const struct outcome *
             return LOOSE_ADDRESS | LOOSE_VECTOR;        // the stack or the other operand
         case ZYDIS_MNEMONIC_CMPSB: case ZYDIS_MNEMONIC_CMPSW: case ZYDIS_MNEMONIC_CMPSD:
         case ZYDIS_MNEMONIC_CMPSQ:
-            return LOOSE_ADDRESS;
+            return LOOSE_ADDRESS | LOOSE_VECTOR;
         default:
             return 0;
         }
