@@ -127,6 +127,9 @@ extern const struct machine host_machine;
 extern const struct machine host_again_machine;     // the host with data of its own: the test's test
 extern const struct machine guest_machine;
 
+// What the host would need to run cases, in words; NULL when nothing is missing.
+const char *host_lacks(void);
+
 // ---- random.c: numbers, and values that find mistakes
 
 struct random { uint64_t state; };

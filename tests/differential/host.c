@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <ucontext.h>
@@ -115,10 +116,18 @@ static bool host_describe(unsigned entry, unsigned base, unsigned limit, unsigne
 {
     enum { WRITE_NEW_MODE = 0x11 };
     struct user_desc d = { .entry_number = entry, .base_addr = base, .limit = limit, .contents = contents };
-    if (syscall(SYS_modify_ldt, WRITE_NEW_MODE, &d, sizeof(d)) == 0)
-        return true;
-    perror("modify_ldt");
-    return false;
+    return syscall(SYS_modify_ldt, WRITE_NEW_MODE, &d, sizeof(d)) == 0;
+}
+
+const char *host_lacks(void)
+{
+    enum { FSGSBASE = 2 };      // HWCAP2_FSGSBASE, arch/x86/include/uapi/asm/hwcap2.h
+    if (!(getauxval(AT_HWCAP2) & FSGSBASE))
+        return "the kernel does not let a process write its FS base";
+    if (!host_describe(0, CASE_CODE, CASE_CODE_LIMIT, MODIFY_LDT_CONTENTS_CODE)
+        || !host_describe(1, CASE_DATA, CASE_DATA_LIMIT, MODIFY_LDT_CONTENTS_DATA))
+        return "the kernel does not let a process have 16-bit segments (modify_ldt)";
+    return NULL;
 }
 
 static bool host_open(const uint8_t *data_template)
@@ -130,9 +139,7 @@ static bool host_open(const uint8_t *data_template)
         return true;
     void *frame = mmap((void *)HOST_FRAME, HOST_FRAME_SIZE, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
-    if (frame == MAP_FAILED || !host_map_all()
-        || !host_describe(0, CASE_CODE, CASE_CODE_LIMIT, MODIFY_LDT_CONTENTS_CODE)
-        || !host_describe(1, CASE_DATA, CASE_DATA_LIMIT, MODIFY_LDT_CONTENTS_DATA))
+    if (frame == MAP_FAILED || !host_map_all())
         return false;
     memset(host_code, 0xcc, CASE_CODE_SIZE);
 

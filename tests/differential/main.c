@@ -10,7 +10,8 @@
 // --alignment sets RFLAGS.AC in some cases, for engines that check alignment.
 //
 // The cases run in a child process: should one bring the process down, the parent says which it was. Exit
-// status: 0 without a difference, 1 with differences, 2 when the test itself failed.
+// status: 0 without a difference, 1 with differences, 2 when the test itself failed, 77 when the
+// host cannot run it.
 #include "differential.h"
 
 #include <getopt.h>
@@ -26,6 +27,8 @@
 #include <WinHvPlatformDefs.h>
 
 bool guest_cpuid(uint32_t words[4]);
+
+enum { SKIPPED = 77 };      // as Meson understands it
 
 struct options {
     struct generate_options generate;
@@ -154,6 +157,10 @@ static int run_cases(const struct options *o)
     struct test_case c;
     struct outcome oa, ob;
     uint64_t passed = 0, failed = 0;
+    if (host_lacks()) {
+        printf("differential: skipped: %s\n", host_lacks());
+        return SKIPPED;
+    }
     if (!open_machines(o, a, b))
         return 2;
     double begin = seconds_now();
