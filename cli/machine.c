@@ -351,6 +351,19 @@ static bool machine_set_virtual_wire(struct machine *machine, struct error *err)
     return SUCCEEDED(hr) || error_hresult(err, "WHvSetVirtualProcessorRegisters (local APIC)", (unsigned)hr);
 }
 
+/* All memory write-back on every processor, as a firmware leaves it (SDM vol. 3A 12.11.2.1): E, and the default type. */
+static bool machine_set_memory_types(struct machine *machine, struct error *err)
+{
+    static const WHV_REGISTER_NAME name = WHvX64RegisterMsrMtrrDefType;
+    const WHV_REGISTER_VALUE value = {.Reg64 = 0x806};
+    HRESULT hr = S_OK;
+
+    for (unsigned i = 0; i < machine->config.cpus && SUCCEEDED(hr); i++) {
+        hr = WHvSetVirtualProcessorRegisters(machine->partition, i, &name, 1, &value);
+    }
+    return SUCCEEDED(hr) || error_hresult(err, "WHvSetVirtualProcessorRegisters (memory types)", (unsigned)hr);
+}
+
 bool machine_set_up(struct machine *machine, const struct start *start, struct error *err)
 {
     char count[32];
@@ -394,7 +407,8 @@ bool machine_set_up(struct machine *machine, const struct start *start, struct e
     if (FAILED(hr)) {
         return error_hresult(err, "WHvSetVirtualProcessorRegisters (start)", (unsigned)hr);
     }
-    return !start->virtual_wire || machine_set_virtual_wire(machine, err);
+    return !start->virtual_wire ||
+           (machine_set_virtual_wire(machine, err) && machine_set_memory_types(machine, err));
 }
 
 void machine_destroy(struct machine *machine)

@@ -237,7 +237,6 @@ static void linux_set_start(const struct linux_image *image, const struct memory
     start_set(start, WHvX64RegisterEfer, 0x500);     /* LME, LMA */
     start_set(start, WHvX64RegisterCr0, 0x80000011); /* PG, ET, PE */
     start_set(start, WHvX64RegisterRflags, 0x2);
-    start_set(start, WHvX64RegisterMsrMtrrDefType, 0x806); /* on, all memory write-back, as a firmware leaves it */
     start_set(start, WHvX64RegisterRsi, BOOT_PARAMS_AT);
     start_set(start, WHvX64RegisterRip, image->load + ENTRY_64);
     start->virtual_wire = true;
