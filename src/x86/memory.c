@@ -215,8 +215,10 @@ static bool check_access(struct x86_cpu *cpu, uint64_t linear, unsigned size, un
 {
     if (X86_LIKELY(cpu->tlb != cpu->tlbs[X86_TLB_CHECKED]) || (access & X86_IMPLICIT))
         return true;
-    if (cpu->cpl == 3 && (cpu->cr0 & X86_CR0_AM) && (cpu->rflags & X86_AC) && size <= 8 && (linear & (size - 1))
-        && !(size & (size - 1)))
+    // SDM vol. 3A table 6-7. An address that is not canonical is found out first.
+    unsigned boundary = size == 10 ? 8 : size <= 16 && !(size & (size - 1)) ? size : 1;
+    if (cpu->cpl == 3 && (cpu->cr0 & X86_CR0_AM) && (cpu->rflags & X86_AC) && (linear & (boundary - 1))
+        && canonical(cpu, linear))
         return x86_fault(cpu, X86_AC_FAULT, 0);
     for (unsigned n = 0; n < 4; n++) {
         unsigned control = cpu->dr7 >> (16 + n * 4) & 15, kind = control & 3;

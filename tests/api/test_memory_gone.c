@@ -41,7 +41,7 @@ static const WHV_REGISTER_NAME general[] = {
 enum { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, RIP, RFLAGS, GENERAL };
 
 // The processor is where it was and says which page it misses.
-static void assert_gone(WHV_PARTITION_HANDLE p, UINT64 page, const WHV_REGISTER_VALUE *before)
+static WHV_MEMORY_ACCESS_TYPE assert_gone(WHV_PARTITION_HANDLE p, UINT64 page, const WHV_REGISTER_VALUE *before)
 {
     WHV_REGISTER_VALUE after[GENERAL];
     WHV_RUN_VP_EXIT_CONTEXT exit = run(p, 0);
@@ -53,6 +53,7 @@ static void assert_gone(WHV_PARTITION_HANDLE p, UINT64 page, const WHV_REGISTER_
     assert_ok(WHvGetVirtualProcessorRegisters(p, 0, general, GENERAL, after));
     for (unsigned n = 0; n < GENERAL; n++)
         assert_int_equal(after[n].Reg64, before[n].Reg64);
+    return (WHV_MEMORY_ACCESS_TYPE)exit.MemoryAccess.AccessInfo.AccessType;
 }
 
 // ---- Every way of reaching data ---------------------------------------------------------------------------
@@ -230,7 +231,7 @@ static void test_code(void **state)
         assert_int_equal(run(p, 0).VpContext.Rip, GONE);
         assert_int_equal(get_register(p, 0, WHvX64RegisterRsp), ELSEWHERE - 2);
         assert_ok(WHvGetVirtualProcessorRegisters(p, 0, general, GENERAL, before));
-        assert_gone(p, GONE, before);
+        assert_int_equal(assert_gone(p, GONE, before), WHvMemoryAccessExecute);
         show(GONE);
         assert_int_equal(run(p, 0).VpContext.Rip, GONE + 1);
         assert_ok(WHvDeletePartition(p));
@@ -253,7 +254,7 @@ static void test_code_over(void **state)
     set_register(p, 0, WHvX64RegisterRip, GONE - 1);
     assert_ok(WHvGetVirtualProcessorRegisters(p, 0, general, GENERAL, before));
     hide(GONE);
-    assert_gone(p, GONE, before);
+    assert_int_equal(assert_gone(p, GONE, before), WHvMemoryAccessExecute);
     show(GONE);
     assert_int_equal(run(p, 0).ExitReason, WHvRunVpExitReasonX64Halt);
     assert_int_equal(get_register(p, 0, WHvX64RegisterRax), 0x1234);

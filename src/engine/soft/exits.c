@@ -31,6 +31,13 @@ void vcpu_exit_context(struct vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit, WHV_RUN_VP
     c->Rflags = x86_get_rflags(cpu);
 }
 
+static uint64_t code_linear(const struct x86_cpu *cpu)
+{
+    if ((cpu->mode & X86_MODE_CODE) == X86_MODE_CODE64)
+        return cpu->rip;
+    return (cpu->rip + cpu->slot[X86_SLOT_SEGMENT + X86_CS]) & 0xffffffff;
+}
+
 // Up to 16 bytes from RIP on, as far as they can be fetched, without a trace in the processor's state.
 static UINT8 instruction_bytes(struct vcpu *v, UINT8 bytes[16])
 {
@@ -38,9 +45,7 @@ static UINT8 instruction_bytes(struct vcpu *v, UINT8 bytes[16])
     struct x86_exit exit = cpu->exit;
     struct x86_exception exception = cpu->exception;
     enum x86_leave leave = cpu->leave;
-    uint64_t linear = cpu->rip;
-    if ((cpu->mode & X86_MODE_CODE) != X86_MODE_CODE64)
-        linear = (linear + cpu->slot[X86_SLOT_SEGMENT + X86_CS]) & 0xffffffff;
+    uint64_t linear = code_linear(cpu);
     unsigned count = 0;
     while (count < 16) {
         unsigned part = X86_PAGE_SIZE - (unsigned)((linear + count) & X86_PAGE_MASK);
@@ -201,6 +206,20 @@ bool vcpu_is_guest_memory(struct vcpu *v, const void *address, gpa_t *gpa)
     return found;
 }
 
+// Whether the bytes at `address` are those of the instruction at RIP, whose place the TLB still knows.
+static bool is_code_at_rip(struct vcpu *v, const void *address)
+{
+    struct x86_cpu *cpu = &v->cpu;
+    uint64_t first = code_linear(cpu), last = first + 15;
+    for (uint64_t linear = first; linear <= last; linear = (linear | X86_PAGE_MASK) + 1) {
+        const struct x86_tlb_entry *entry = x86_tlb_slot(cpu->tlb, linear);
+        uintptr_t host = (uintptr_t)x86_tlb_host(entry, linear & ~X86_PAGE_MASK);
+        if (X86_TLB_HIT(entry, execute, linear, 1) && (uintptr_t)address - host < X86_PAGE_SIZE)
+            return true;
+    }
+    return false;
+}
+
 bool vcpu_exit_memory_gone(struct vcpu *v, const void *address, bool write, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     gpa_t gpa;
@@ -208,10 +227,12 @@ bool vcpu_exit_memory_gone(struct vcpu *v, const void *address, bool write, WHV_
         return false;
     struct x86_cpu *cpu = &v->cpu;
     cpu->scratch_state.pending = X86_PENDING_NONE;
+    bool fetch = !cpu->current && !write && is_code_at_rip(v, address);
     if (cpu->current)
         (void)x86_leave_fault(cpu, cpu->current);
     vcpu_exit_context(v, exit, WHvRunVpExitReasonMemoryAccess);
-    exit->MemoryAccess.AccessInfo.AccessType = write ? WHvMemoryAccessWrite : WHvMemoryAccessRead;
+    exit->MemoryAccess.AccessInfo.AccessType = write ? WHvMemoryAccessWrite
+                                             : fetch ? WHvMemoryAccessExecute : WHvMemoryAccessRead;
     exit->MemoryAccess.AccessInfo.GpaUnmapped = 1;
     exit->MemoryAccess.Gpa = gpa;
     return true;

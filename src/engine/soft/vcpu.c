@@ -358,13 +358,13 @@ static enum step guest(struct vcpu *v, uint64_t generation, WHV_RUN_VP_EXIT_CONT
     enum x86_leave leave = x86_run(cpu, generation);
     account(v);
     cpu->current = NULL;        // RIP is right as it is from here on
+    if (resumed && cpu->rip != from)        // not when IRET has only just set it
+        cpu->rflags &= ~(uint64_t)X86_RF;
     if (single) {
         bool ended = shadow && cpu->interrupt_shadow == 2;
         if (ended)
             cpu->interrupt_shadow = 0;
         if (leave == X86_LEAVE_LOOKUP || leave == X86_LEAVE_HALT) {
-            if (resumed && cpu->rip != from)        // not when IRET has only just set it
-                cpu->rflags &= ~(uint64_t)X86_RF;
             // A MOV SS casts its shadow over the trap too.
             trap = trap && !cpu->interrupt_shadow;
             debug = trap || (cpu->watch_hit && !cpu->interrupt_shadow);
