@@ -15,6 +15,10 @@ bool x86_emit_far(struct x86_emit *e, unsigned p);      // ops_system.c: far JMP
 
 static inline bool canonical(uint64_t address) { return (uint64_t)((int64_t)(address << 16) >> 16) == address; }
 
+// In `dst` of a direct branch: its displacement is from the end of the instruction, because from the start of the page it
+// would not fit. The general handlers alone know this.
+#define FROM_END 1
+
 // 16- and 32-bit code: cut to the operand size, check the limit of CS, look up. The target's page may be anywhere.
 static const struct insn *branch_legacy(struct x86_cpu *cpu, const struct insn *i, uint64_t target)
 {
@@ -58,7 +62,8 @@ static const struct insn *branch_general(struct x86_cpu *cpu, const struct insn 
 
 static inline uint64_t direct_target(const struct x86_cpu *cpu, const struct insn *i)
 {
-    return cpu->slot[X86_SLOT_RIP_PAGE] + (uint64_t)(int64_t)i->disp;
+    uint64_t from = i->dst == FROM_END ? x86_insn_next_rip(cpu, i) : cpu->slot[X86_SLOT_RIP_PAGE];
+    return from + (uint64_t)(int64_t)i->disp;
 }
 
 // ---- JMP ---------------------------------------------------------------------------------------------------------
@@ -277,7 +282,7 @@ static const struct insn *loop(struct x86_cpu *cpu, const struct insn *i)
 {
     uint64_t count = (cpu->slot[X86_RCX] - 1) & counter_mask(i);
     bool zero = cpu->oszapc & X86_HOST_ZF;
-    bool taken = count && (i->dst == 0 || (i->dst == 1) == zero);
+    bool taken = count && (i->src == 0 || (i->src == 1) == zero);
     uint64_t target = cut(i, direct_target(cpu, i));
     if (taken && !target_valid(cpu, target))
         return x86_raise(cpu, i, X86_GP, 0);
@@ -296,13 +301,16 @@ static const struct insn *jcxz(struct x86_cpu *cpu, const struct insn *i)
 
 // ---- Emitters ----------------------------------------------------------------------------------------------------
 
-// The displacement from the start of the page; false when it does not fit and the instruction can't be represented.
+// The displacement from the start of the page where it fits. False: only the general handler will do.
 static bool emit_target(struct x86_emit *e)
 {
-    int64_t disp = e->operand[0].imm.value.s + e->insn->page_offset + e->insn->length;
-    e->insn->disp = (int32_t)disp;
+    int64_t from_end = e->operand[0].imm.value.s;
+    int64_t from_page = from_end + e->insn->page_offset + e->insn->length;
+    bool fits = from_page <= INT32_MAX;
+    e->insn->disp = (int32_t)(fits ? from_page : from_end);
+    e->insn->dst = fits ? 0 : FROM_END;
     e->insn->imm = 0;
-    return disp == e->insn->disp;
+    return fits;
 }
 
 static bool in_page(const struct x86_emit *e)
@@ -347,21 +355,17 @@ bool x86_emit_jmp(struct x86_emit *e, unsigned p)
     emit_size(e);
     if (!x86_is_immediate(&e->operand[0]))
         return emit_indirect(e, jmp_r64, jmp_m64, jmp_r, jmp_m);
-    e->insn->fn = !fast64(e) ? jmp_direct : NULL;
-    if (!emit_target(e))
-        return false;
-    if (!e->insn->fn)
-        e->insn->fn = in_page(e) ? jmp_in_page : jmp_off_page;
+    bool fast = emit_target(e) && fast64(e);
+    e->insn->fn = !fast ? jmp_direct : in_page(e) ? jmp_in_page : jmp_off_page;
     return true;
 }
 
 bool x86_emit_jcc(struct x86_emit *e, unsigned p)
 {
     emit_size(e);
-    if (!emit_target(e))
-        return false;
-    e->insn->fn = jcc[p][!fast64(e) ? 2 : in_page(e) ? 0 : 1];
-    if (fast64(e) && e->insn->number > 0)
+    bool fast = emit_target(e) && fast64(e);
+    e->insn->fn = jcc[p][!fast ? 2 : in_page(e) ? 0 : 1];
+    if (fast && e->insn->number > 0)
         x86_fuse(e->insn - 1, p);
     return true;
 }
@@ -374,9 +378,8 @@ bool x86_emit_call(struct x86_emit *e, unsigned p)
     emit_size(e);
     if (!x86_is_immediate(&e->operand[0]))
         return emit_indirect(e, call_r64, call_m64, call_r, call_m);
-    if (!emit_target(e))
-        return false;
-    e->insn->fn = !fast64(e) ? call_direct : in_page(e) ? call_in_page : call_off_page;
+    bool fast = emit_target(e) && fast64(e);
+    e->insn->fn = !fast ? call_direct : in_page(e) ? call_in_page : call_off_page;
     return true;
 }
 
@@ -396,9 +399,8 @@ bool x86_emit_ret(struct x86_emit *e, unsigned p)
 bool x86_emit_loop(struct x86_emit *e, unsigned p)
 {
     emit_size(e);
-    if (!emit_target(e))
-        return false;
-    e->insn->dst = (uint8_t)p;
+    (void)emit_target(e);       // 8 bits always fit
+    e->insn->src = (uint8_t)p;
     e->insn->fn = p == 3 ? jcxz : loop;
     return true;
 }

@@ -394,6 +394,36 @@ static void test_page_fault(void **state)
     assert_ok(WHvDeletePartition(p));
 }
 
+// The farthest that 32 bits of displacement reach, in all three kinds of direct branch.
+static void test_farthest_branch(void **state)
+{
+    static const struct {
+        uint8_t code[8], size;
+    } branches[] = {
+        {{0xE9, 0xFF, 0xFF, 0xFF, 0x7F}, 5},                // jmp
+        {{0xE8, 0xFF, 0xFF, 0xFF, 0x7F}, 5},                // call
+        {{0x0F, 0x81, 0xFF, 0xFF, 0xFF, 0x7F}, 6},          // jno
+    };
+    const WHV_EXTENDED_VM_EXITS exits = {.ExceptionExit = 1};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(branches) / sizeof(branches[0]); i++) {
+        WHV_PARTITION_HANDLE p = guest(memory, branches[i].code, branches[i].size);
+        const UINT64 target = (UINT64)CODE + branches[i].size + 0x7FFFFFFF;
+        WHV_RUN_VP_EXIT_CONTEXT exit;
+
+        set_exits(p, exits);
+        assert_ok(set64(p, WHvPartitionPropertyCodeExceptionExitBitmap, 1u << 14));
+        enter_long(p, memory);
+        exit = run(p, 0);
+        assert_int_equal(exit.ExitReason, WHvRunVpExitReasonException);
+        assert_int_equal(exit.VpException.ExceptionType, WHvX64ExceptionTypePageFault);
+        assert_int_equal(exit.VpException.ExceptionParameter, target);
+        assert_int_equal(exit.VpContext.Rip, target);
+        assert_ok(WHvDeletePartition(p));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -403,6 +433,7 @@ int main(void)
         cmocka_unit_test(test_injection_does_not_exit),
         cmocka_unit_test(test_during_delivery),
         cmocka_unit_test(test_page_fault),
+        cmocka_unit_test(test_farthest_branch),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
