@@ -229,6 +229,9 @@ struct x86_fpu {
 
 // ---- Leaving a block --------------------------------------------------------------------------------------------
 
+// After so many PAUSEs in one go the run loop offers the host's core to others.
+#define X86_SPINNING 32u
+
 enum x86_leave {
     X86_LEAVE_LOOKUP,       // go on at cpu->rip: find the next block
     X86_LEAVE_EXCEPTION,    // deliver cpu->exception; RIP is on the instruction (after it for a trap)
@@ -305,6 +308,7 @@ struct x86_cpu {
     uint32_t mode;                          // enum x86_mode, kept by x86_update_mode
     uint64_t rflags;                        // without the six arithmetic flags; bit 1 set
     int64_t budget;                         // instructions until the run loop looks at the clock
+    uint32_t pauses;                        // PAUSEs since the run loop last looked: a spinning processor's mark
     int64_t surcharge;                      // what was taken from the budget for other things than instructions
     _Atomic uint64_t generation;            // any thread adds 1 to get attention and to have code compared again
     uint64_t jump_key;                      // what a jump entry must hold to be current: mode and TLB epoch

@@ -116,13 +116,22 @@ bool x86_emit_exchange(struct x86_emit *e, unsigned op)
     return !lock && x86_emit_fn(e, row->r);
 }
 
+// A processor that waits for another one ends its run after some PAUSEs, so that the other may have the host's core.
+HANDLER(pause,
+    if (X86_LIKELY(cpu->processor_count < 2 || ++cpu->pauses < X86_SPINNING))
+        NEXT(cpu, i);
+    x86_leave_done(cpu, i);
+    cpu->surcharge += cpu->budget + 1;
+    cpu->budget = -1;
+    return NULL;)
+
 // F3 90 is PAUSE, but with REX.B it is an XCHG with R8 and nothing is left of the prefix.
 bool x86_emit_pause(struct x86_emit *e, unsigned parameter)
 {
     (void)parameter;
     static const insn_fn exchange[] = { [2] = xchg16_r, [4] = xchg32_r, [8] = xchg64_r };
     if (!e->z->raw.rex.B)
-        return x86_emit_nop(e, 0);
+        return x86_emit_fn(e, pause);
     e->insn->dst = OFFSET_RAX;
     e->insn->src = 8 * X86_R8;
     unsigned narrow = e->z->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE ? 2 : 4;

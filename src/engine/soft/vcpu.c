@@ -1,6 +1,7 @@
 // A soft processor's life: create, run, sleep, cancel, stop.
 #include "engine/soft/vcpu.h"
 
+#include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -357,6 +358,9 @@ static enum step guest(struct vcpu *v, uint64_t generation, WHV_RUN_VP_EXIT_CONT
     v->granted = QUANTUM;
     enum x86_leave leave = x86_run(cpu, generation);
     account(v);
+    if (cpu->pauses >= X86_SPINNING)
+        sched_yield();
+    cpu->pauses = 0;
     cpu->current = NULL;        // RIP is right as it is from here on
     if (resumed && cpu->rip != from)        // not when IRET has only just set it
         cpu->rflags &= ~(uint64_t)X86_RF;
