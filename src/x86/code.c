@@ -306,6 +306,18 @@ static const struct insn *crossing_enter(struct x86_cpu *cpu, uint64_t linear, c
 
 // ---- Entering blocks ---------------------------------------------------------------------------------------------
 
+// memcmp for sizes at which a call costs more than the comparison.
+static inline bool same_bytes(const uint8_t *a, const uint8_t *b, unsigned size)
+{
+    typedef uint64_t word __attribute__((aligned(1), may_alias));
+    if (size < sizeof(word))
+        return !memcmp(a, b, size);
+    uint64_t difference = *(const word *)(a + size - sizeof(word)) ^ *(const word *)(b + size - sizeof(word));
+    for (unsigned n = 0; n + sizeof(word) < size; n += sizeof(word))
+        difference |= *(const word *)(a + n) ^ *(const word *)(b + n);
+    return difference == 0;
+}
+
 // Compare a block with memory if that was not done since the last serialising event. False: it is dead now.
 static inline bool block_verify(struct x86_cpu *cpu, struct x86_block *block)
 {
@@ -314,7 +326,7 @@ static inline bool block_verify(struct x86_cpu *cpu, struct x86_block *block)
         return true;
     if (block->generation == 0)
         return false;
-    if (!memcmp(block->copy, block->code, block->bytes)) {
+    if (same_bytes(block->copy, block->code, block->bytes)) {
         block->generation = generation;
         return true;
     }
