@@ -93,6 +93,23 @@ static bool info_read(const struct info_capability *capability, uint64_t *value,
     return true;
 }
 
+/* Which engine a partition with default properties gets, and why: the environment may name another than the
+ * automatic choice, or one that is not there. */
+static void info_read_choice(char *report, size_t size)
+{
+    if (FAILED(BulkheadGetEngineReport(NULL, report, (UINT32)size, NULL))) {
+        report[0] = '\0';
+    }
+}
+
+static bool info_chosen(const BULKHEAD_ENGINE_INFO *engine, const char *report)
+{
+    char line[sizeof(engine->Name) + sizeof("engine: \n")];
+
+    snprintf(line, sizeof(line), "engine: %s\n", engine->Name);
+    return strncmp(report, line, strlen(line)) == 0;
+}
+
 static void info_print_bits(uint64_t value, const char *const *bits)
 {
     for (unsigned i = 0; bits != NULL && bits[i] != NULL; i++) {
@@ -105,15 +122,21 @@ static void info_print_bits(uint64_t value, const char *const *bits)
 static void info_print(void)
 {
     BULKHEAD_ENGINE_INFO engine = {.Size = sizeof(engine)};
+    char report[2048];
 
+    info_read_choice(report, sizeof(report));
     printf("Engines, the fastest first:\n");
     for (UINT32 i = 0; SUCCEEDED(BulkheadGetEngineInfo(i, &engine)); i++) {
         printf("  %-6s %-10s %s\n", engine.Name,
-               engine.ChosenByAuto ? "chosen"
-               : engine.Usable     ? "usable"
-                                   : "not usable",
+               info_chosen(&engine, report) ? "chosen"
+               : engine.Usable              ? "usable"
+                                            : "not usable",
                engine.Reason);
         engine.Size = sizeof(engine);
+    }
+    printf("\nA new partition's engine:\n");
+    for (char *line = strtok(report, "\n"); line != NULL; line = strtok(NULL, "\n")) {
+        printf("  %s\n", line);
     }
     printf("\nCapabilities:\n");
     for (size_t i = 0; i < CAPABILITIES; i++) {
@@ -130,7 +153,7 @@ static void info_print(void)
     }
 }
 
-static struct json_object *info_json_engines(void)
+static struct json_object *info_json_engines(const char *report)
 {
     struct json_object *engines = json_object_new_array();
     BULKHEAD_ENGINE_INFO info = {.Size = sizeof(info)};
@@ -140,7 +163,7 @@ static struct json_object *info_json_engines(void)
 
         json_object_object_add(engine, "name", json_object_new_string(info.Name));
         json_object_object_add(engine, "usable", json_object_new_boolean(info.Usable));
-        json_object_object_add(engine, "chosen", json_object_new_boolean(info.ChosenByAuto));
+        json_object_object_add(engine, "chosen", json_object_new_boolean(info_chosen(&info, report)));
         json_object_object_add(engine, "reason", json_object_new_string(info.Reason));
         json_object_array_add(engines, engine);
         info.Size = sizeof(info);
@@ -177,12 +200,15 @@ static void info_print_json(void)
 {
     struct json_object *root = json_object_new_object();
     struct json_object *list = json_object_new_object();
+    char report[2048];
 
+    info_read_choice(report, sizeof(report));
     for (size_t i = 0; i < CAPABILITIES; i++) {
         json_object_object_add(list, capabilities[i].name, info_json_capability(&capabilities[i]));
     }
     json_object_object_add(root, "version", json_object_new_string(BulkheadVersion()));
-    json_object_object_add(root, "engines", info_json_engines());
+    json_object_object_add(root, "engines", info_json_engines(report));
+    json_object_object_add(root, "choice", json_object_new_string(report));
     json_object_object_add(root, "capabilities", list);
     puts(json_object_to_json_string_ext(root, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE));
     json_object_put(root);

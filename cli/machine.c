@@ -319,11 +319,31 @@ bool machine_create(struct machine *machine, const struct machine_config *config
     return machine_claim_all(machine, err) && machine_claim_debug_ports(machine, err);
 }
 
+/* No engine was found for the partition: says why, in the words of the library's report. */
+static bool machine_no_engine(const struct machine *machine, const char *call, HRESULT hr, struct error *err)
+{
+    char report[2048], why[768] = "";
+    size_t used = 0;
+
+    if (FAILED(BulkheadGetEngineReport(machine->partition, report, sizeof(report), NULL))) {
+        return error_hresult(err, call, (unsigned)hr);
+    }
+    strtok(report, "\n"); /* "engine: none" */
+    for (char *line; (line = strtok(NULL, "\n")) != NULL && used < sizeof(why);) {
+        used += (size_t)snprintf(why + used, sizeof(why) - used, "; %s", line);
+    }
+    return error_set(err, EXIT_FAILED, "no engine can run this partition: %s failed with 0x%08x%s", call,
+                     (unsigned)hr, why);
+}
+
 static bool machine_set_property(struct machine *machine, WHV_PARTITION_PROPERTY_CODE code, uint32_t value,
                                  const char *what, struct error *err)
 {
     HRESULT hr = WHvSetPartitionProperty(machine->partition, code, &value, sizeof(value));
 
+    if (hr == WHV_E_UNSUPPORTED_HYPERVISOR_CONFIG) {
+        return machine_no_engine(machine, "WHvSetPartitionProperty", hr, err);
+    }
     return SUCCEEDED(hr) ||
            error_set(err, EXIT_FAILED, "the engine refuses %s: WHvSetPartitionProperty failed with 0x%08x",
                      what, (unsigned)hr);
@@ -388,10 +408,7 @@ bool machine_set_up(struct machine *machine, const struct start *start, struct e
     }
     hr = WHvSetupPartition(machine->partition);
     if (FAILED(hr)) {
-        return error_set(err, EXIT_FAILED,
-                         "no engine can run this partition: WHvSetupPartition failed with 0x%08x "
-                         "('bulkhead info' tells which engines there are)",
-                         (unsigned)hr);
+        return machine_no_engine(machine, "WHvSetupPartition", hr, err);
     }
     if (!memory_map(&machine->memory, machine->partition, err)) {
         return false;

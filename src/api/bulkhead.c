@@ -42,7 +42,7 @@ HRESULT BulkheadGetEngineInfo(UINT32 Index, BULKHEAD_ENGINE_INFO *Info)
     Info->ChosenByAuto = engines[Index] == automatic_engine();
     snprintf(Info->Name, sizeof(Info->Name), "%s", engines[Index]->name);
     snprintf(Info->Reason, sizeof(Info->Reason), "%s%s", status.text,
-             Info->ChosenByAuto   ? "; chosen automatically"
+             Info->ChosenByAuto   ? "; the automatic choice"
              : !status.usable     ? ""
              : !status.automatic  ? "; taken only when asked for by name"
                                   : "; a faster engine is chosen automatically");
