@@ -22,8 +22,6 @@ enum {
     HEADER_INITRD_SIZE = 0x21c,
     HEADER_COMMAND_LINE = 0x228,
     HEADER_INITRD_MAX = 0x22c,
-    HEADER_ALIGNMENT = 0x230,
-    HEADER_RELOCATABLE = 0x234,
     HEADER_XLOAD_FLAGS = 0x236,
     HEADER_COMMAND_LINE_MAX = 0x238,
     HEADER_PREFERRED = 0x258,
@@ -51,8 +49,7 @@ enum { LOADER_UNDEFINED = 0xff, LOADED_HIGH = 0x01, XLOAD_KERNEL_64 = 0x01 };
 struct linux_image {
     struct loader_file file;
     uint64_t code; /* offset of the protected-mode part in the file */
-    uint64_t alignment, preferred, init_size, initrd_max, command_line_max;
-    bool relocatable;
+    uint64_t preferred, init_size, initrd_max, command_line_max;
     uint64_t load;
 };
 
@@ -92,29 +89,21 @@ static bool linux_parse(struct linux_image *image, struct error *err)
         return error_set(err, EXIT_FAILED, "%s: the file is cut off: it ends within its setup part",
                          file->path);
     }
-    image->alignment = get(data, HEADER_ALIGNMENT, 4);
     image->preferred = get(data, HEADER_PREFERRED, 8);
     image->init_size = get(data, HEADER_INIT_SIZE, 4);
     image->initrd_max = get(data, HEADER_INITRD_MAX, 4);
     image->command_line_max = get(data, HEADER_COMMAND_LINE_MAX, 4);
-    image->relocatable = data[HEADER_RELOCATABLE] != 0;
     if (image->init_size < file->size - image->code) {
         image->init_size = file->size - image->code;
     }
     return true;
 }
 
-/* Chooses where the kernel goes: where it prefers to be, or as low as it can be where that does not fit. */
+/* The kernel goes where it prefers to be. Lower is no help where memory is short: a 64-bit kernel that is
+ * loaded below its preferred address unpacks itself there all the same. */
 static bool linux_place(struct linux_image *image, const struct memory *memory, struct error *err)
 {
-    uint64_t lowest = MEMORY_MIB;
-
     image->load = image->preferred;
-    if (memory_at(memory, image->load, image->init_size) == NULL && image->relocatable &&
-        image->alignment != 0) {
-        lowest = (lowest + image->alignment - 1) / image->alignment * image->alignment;
-        image->load = lowest;
-    }
     if (image->load < MEMORY_MIB || memory_at(memory, image->load, image->init_size) == NULL) {
         return error_set(
             err, EXIT_FAILED,

@@ -161,13 +161,13 @@ static void test_linux_refusals(void **state)
     put(kernel, 0x260, 4, 0x8000000);
     assert_false(load_linux(kernel, sizeof(kernel), NULL, "", &start));
     assert_error("64 MiB", "--memory");
-    /* It does not fit where it prefers to be, but lower. */
-    put(kernel, 0x260, 4, 0x3800000);
-    assert_true(load_linux(kernel, sizeof(kernel), NULL, "", &start));
-    assert_int_equal(start_find(&start, WHvX64RegisterRip)->Reg64, 0x200200);
+    /* It would fit lower than where it prefers to be, but would unpack itself there all the same. */
+    put(kernel, 0x260, 4, 0x3001000);
+    assert_false(load_linux(kernel, sizeof(kernel), NULL, "", &start));
+    assert_error("0x1000000", "--memory");
     const char *initrd = file_of(line, 4096);
 
-    put(kernel, 0x260, 4, 0x3e00000);
+    put(kernel, 0x260, 4, 0x3000000);
     assert_false(load_linux(kernel, sizeof(kernel), initrd, "", &start));
     assert_error("initrd", "--memory");
     unlink(initrd);
