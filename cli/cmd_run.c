@@ -41,7 +41,8 @@ static bool run_open_json(const char *target, int *fd, struct error *err)
 /* Blocks the signals that end a run, for all threads to come; one that the caller ignores stays ignored. */
 static void run_block_signals(sigset_t *signals)
 {
-    static const int numbers[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+    static const int numbers[] = {SIGHUP,  SIGINT,  SIGQUIT,   SIGTERM, SIGALRM,
+                                  SIGUSR1, SIGUSR2, SIGVTALRM, SIGPROF, SIGXCPU};
 
     sigemptyset(signals);
     for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++) {
@@ -52,8 +53,9 @@ static void run_block_signals(sigset_t *signals)
         }
     }
     pthread_sigmask(SIG_BLOCK, signals, NULL);
-    /* A reader who goes away is an error of write, not the end. */
+    /* A reader who goes away, or a file that reaches its limit, is an error of write, not the end. */
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);
 }
 
 static bool run_load(const struct options *options, struct machine *machine, struct start *start,
