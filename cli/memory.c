@@ -71,7 +71,10 @@ static bool memory_map_range(WHV_PARTITION_HANDLE partition, uint8_t *source, ui
         return true;
     }
     hr = WHvMapGpaRange(partition, source, gpa, size, flags);
-    return SUCCEEDED(hr) || error_hresult(err, "WHvMapGpaRange", (unsigned)hr);
+    return SUCCEEDED(hr) ||
+           error_set(err, EXIT_FAILED,
+                     "--memory: the engine takes no %llu MiB at 0x%llx: WHvMapGpaRange failed with 0x%08x",
+                     (unsigned long long)(size / MEMORY_MIB), (unsigned long long)gpa, (unsigned)hr);
 }
 
 bool memory_map(const struct memory *memory, WHV_PARTITION_HANDLE partition, struct error *err)
