@@ -137,6 +137,10 @@ static bool run_machine(const struct options *options, int json, int *code, stru
         good = machine_run(machine, &signals, err) &&
                run_report(options, machine, (double)(timers_monotonic() - begin) / 1e9, json, err);
         *code = machine->end.code;
+        if (good && machine->terminal.lost != 0) {
+            good = error_set(err, EXIT_FAILED, "output of the guest's console was lost: %s",
+                             strerror(machine->terminal.lost));
+        }
     }
     machine_destroy(machine);
     free(machine);

@@ -71,7 +71,7 @@ void options_print_help(void)
         "  --cpus N               virtual processors, 1 to %d (default 1)\n"
         "  --memory SIZE          with suffix K, M, G or T; a bare number counts MiB (default 512M)\n"
         "  --engine NAME          auto, kvm or soft (default: the environment's BULKHEAD_ENGINE, or auto)\n"
-        "  --debug-exit PORT      a write of v to this port ends the run with exit code v * 2 + 1\n"
+        "  --debug-exit PORT      a write of v to this port ends the run with exit code v * 2 + 1, of 8 bits\n"
         "  --debug-console PORT   bytes written to this port are printed; it reads 0xe9\n"
         "\n"
         "The run:\n"

@@ -115,7 +115,10 @@ static bool terminal_write(struct terminal *terminal)
         if (errno == EINTR || errno == EAGAIN) {
             return false;
         }
-        /* Nobody is there to read: the guest goes on without a reader. */
+        /* The guest goes on without a reader. That nobody is there to read is not an error; a full disk is. */
+        if (terminal->lost == 0 && errno != EPIPE && errno != EIO) {
+            terminal->lost = errno;
+        }
         written = terminal->count < TERMINAL_BUFFER ? (ssize_t)terminal->count : TERMINAL_BUFFER;
     }
     terminal->first = (terminal->first + (unsigned)written) % TERMINAL_BUFFER;

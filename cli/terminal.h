@@ -18,6 +18,7 @@ struct terminal {
     bool escape; /* Ctrl-A was the last byte */
     uint8_t buffer[TERMINAL_BUFFER];
     unsigned first, count;
+    int lost;     /* errno of the first write that failed otherwise than because nobody reads any more; else 0 */
     uint8_t last; /* the last byte that was put: whether a line is open */
 };
 

@@ -15,7 +15,7 @@ void debug_exit_write(void *device, uint64_t offset, unsigned size, uint64_t val
 
     (void)offset;
     (void)size;
-    exit->end(exit->context, (int)((value << 1 | 1) & 0x7fffffff));
+    exit->end(exit->context, (int)((value << 1 | 1) & 0xff));      /* as much as a process can say */
 }
 
 uint64_t debug_console_read(void *device, uint64_t offset, unsigned size)
