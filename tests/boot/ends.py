@@ -4,6 +4,7 @@
 usage: ends.py BULKHEAD
 """
 
+import fcntl
 import os
 import pty
 import signal
@@ -43,8 +44,10 @@ def test_signal(flat, number):
     """Ended by a signal, the run leaves the terminal as it found it."""
     master, slave = pty.openpty()
     before = termios.tcgetattr(slave)
-    with subprocess.Popen([BULKHEAD, 'run', '--flat', flat], stdin=slave, stdout=slave,
-                          stderr=subprocess.DEVNULL) as process:
+    # In a session of its own with this as its terminal: in the background the command would leave it alone.
+    with subprocess.Popen([BULKHEAD, 'run', '--flat', flat], stdin=slave, stdout=slave, stderr=subprocess.DEVNULL,
+                          start_new_session=True,
+                          preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)) as process:
         deadline = time.monotonic() + 30
         while termios.tcgetattr(slave) == before and time.monotonic() < deadline:
             time.sleep(0.01)                        # until the terminal is raw
