@@ -13,8 +13,6 @@ bool x86_emit_jcc(struct x86_emit *e, unsigned p);
 bool x86_emit_loop(struct x86_emit *e, unsigned p);
 bool x86_emit_far(struct x86_emit *e, unsigned p);      // ops_system.c: far JMP and CALL
 
-static inline bool canonical(uint64_t address) { return (uint64_t)((int64_t)(address << 16) >> 16) == address; }
-
 // In `dst` of a direct branch: its displacement is from the end of the instruction, because from the start of the page it
 // would not fit. The general handlers alone know this.
 #define FROM_END 1
@@ -44,7 +42,7 @@ static inline uint64_t cut(const struct insn *i, uint64_t target)
 static inline bool target_valid(const struct x86_cpu *cpu, uint64_t target)
 {
     if ((cpu->mode & X86_MODE_CODE) == X86_MODE_CODE64)
-        return canonical(target);
+        return x86_canonical(target);
     return target <= cpu->segment[X86_CS].limit;
 }
 
@@ -79,7 +77,7 @@ static const struct insn *jmp_direct(struct x86_cpu *cpu, const struct insn *i)
 static const struct insn *jmp_r64(struct x86_cpu *cpu, const struct insn *i)
 {
     uint64_t target = R64(i->dst);
-    if (X86_UNLIKELY(!canonical(target)))
+    if (X86_UNLIKELY(!x86_canonical(target)))
         return x86_raise(cpu, i, X86_GP, 0);
     cpu->budget -= i->number + 1;
     GOTO(cpu, x86_jump64(cpu, target));
@@ -89,7 +87,7 @@ static const struct insn *jmp_m64(struct x86_cpu *cpu, const struct insn *i)
 {
     ADDRESS(lin, 8, X86_READ);
     LOAD(uint64_t, target, lin);
-    if (X86_UNLIKELY(!canonical(target)))
+    if (X86_UNLIKELY(!x86_canonical(target)))
         return x86_raise(cpu, i, X86_GP, 0);
     cpu->budget -= i->number + 1;
     GOTO(cpu, x86_jump64(cpu, target));
@@ -180,7 +178,7 @@ static const struct insn *call_off_page(struct x86_cpu *cpu, const struct insn *
 static const struct insn *call_r64(struct x86_cpu *cpu, const struct insn *i)
 {
     uint64_t target = R64(i->dst);
-    if (X86_UNLIKELY(!canonical(target)))
+    if (X86_UNLIKELY(!x86_canonical(target)))
         return x86_raise(cpu, i, X86_GP, 0);
     PUSH_RETURN(cpu, i);
     cpu->budget -= i->number + 1;
@@ -191,7 +189,7 @@ static const struct insn *call_m64(struct x86_cpu *cpu, const struct insn *i)
 {
     ADDRESS(lin, 8, X86_READ);
     LOAD(uint64_t, target, lin);
-    if (X86_UNLIKELY(!canonical(target)))
+    if (X86_UNLIKELY(!x86_canonical(target)))
         return x86_raise(cpu, i, X86_GP, 0);
     PUSH_RETURN(cpu, i);
     cpu->budget -= i->number + 1;
@@ -237,7 +235,7 @@ static const struct insn *ret64(struct x86_cpu *cpu, const struct insn *i)
     cpu->current = i;
     uint64_t top = cpu->slot[X86_RSP];
     LOAD(uint64_t, target, top);
-    if (X86_UNLIKELY(!canonical(target)))
+    if (X86_UNLIKELY(!x86_canonical(target)))
         return x86_raise(cpu, i, X86_GP, 0);
     cpu->slot[X86_RSP] = top + 8 + i->imm;
     cpu->budget -= i->number + 1;
