@@ -375,7 +375,11 @@ typedef uint64_t x86_alias64 __attribute__((may_alias));
 #ifdef BULKHEAD_TRAMPOLINE
 #define DISPATCH(cpu, to) return ((void)(cpu), (to))
 #elif defined(__clang__)
-#define DISPATCH(cpu, to) do { const struct insn *next_ = (to); __attribute__((musttail)) return next_->fn(cpu, next_); } while (0)
+#define DISPATCH(cpu, to)                                                                                             \
+    do {                                                                                                              \
+        const struct insn *next_ = (to);                                                                              \
+        __attribute__((musttail)) return next_->fn(cpu, next_);                                                       \
+    } while (0)
 #else
 #define DISPATCH(cpu, to) do { const struct insn *next_ = (to); return next_->fn(cpu, next_); } while (0)
 #endif
@@ -496,7 +500,7 @@ bool x86_write_linear(struct x86_cpu *cpu, uint64_t linear, const void *bytes, u
 // A pointer for read-modify-write; store through it, then x86_commit(cpu).
 #define MODIFY(type, pointer, lin)                                                                                    \
     typedef type pointer##_type __attribute__((aligned(1), may_alias));                                               \
-    volatile pointer##_type *pointer = x86_write_pointer(cpu, lin, sizeof(type), X86_READ | X86_WRITE);                                  \
+    volatile pointer##_type *pointer = x86_write_pointer(cpu, lin, sizeof(type), X86_READ | X86_WRITE);             \
     if (X86_UNLIKELY(!pointer))                                                                                       \
         return x86_leave_fault(cpu, i)
 
