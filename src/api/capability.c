@@ -30,7 +30,7 @@ static const struct capability table[] = {
     NONE(SchedulerFeatures, SchedulerFeatures),
     ROW(ProcessorVendor, vendor),
     ROW(ProcessorFeatures, processor_features.Bank0),
-    ROW(ProcessorClFlushSize, clflush_shift),
+    ROW(ProcessorClFlushSize, clflush_units),
     ROW(ProcessorXsaveFeatures, xsave_features),
     ROW(ProcessorClockFrequency, processor_clock_hz),
     ROW(InterruptClockFrequency, interrupt_clock_hz),

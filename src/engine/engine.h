@@ -33,7 +33,7 @@ struct engine_capabilities {
     WHV_PROCESSOR_VENDOR vendor;
     WHV_PROCESSOR_FEATURES_BANKS processor_features;
     WHV_PROCESSOR_XSAVE_FEATURES xsave_features;
-    UINT8 clflush_shift;                        // line size is 1 << shift bytes
+    UINT8 clflush_units;                        // line size in units of 8 bytes, as in CPUID.1:EBX[15:8]
     UINT32 physical_address_width;              // bits
     UINT64 processor_clock_hz;
     UINT64 interrupt_clock_hz;

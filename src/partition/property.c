@@ -145,7 +145,7 @@ static bool check_zero64(const void *value, UINT32 count, const struct engine_ca
 static bool check_clflush(const void *value, UINT32 count, const struct engine_capabilities *capabilities)
 {
     (void)count;
-    return *(const UINT8 *)value == capabilities->clflush_shift;
+    return *(const UINT8 *)value == capabilities->clflush_units;
 }
 
 static bool check_clock(const void *value, UINT32 count, const struct engine_capabilities *capabilities)
@@ -234,7 +234,7 @@ static void initial_xsave_features(void *value, const struct engine_capabilities
 
 static void initial_clflush(void *value, const struct engine_capabilities *capabilities)
 {
-    *(UINT8 *)value = capabilities->clflush_shift;
+    *(UINT8 *)value = capabilities->clflush_units;
 }
 
 static void initial_processor_clock(void *value, const struct engine_capabilities *capabilities)
@@ -284,7 +284,7 @@ static const struct property table[] = {
     ROW(AllowDeviceAssignment, allow_device_assignment, BEFORE_SETUP, check_bool, NULL),
     ROW(DisableSmt, disable_smt, BEFORE_SETUP, check_bool, NULL),
     ROW(ProcessorFeatures, processor_features.Bank0, BEFORE_SETUP, check_features, initial_features),
-    ROW(ProcessorClFlushSize, clflush_shift, BEFORE_SETUP, check_clflush, initial_clflush),
+    ROW(ProcessorClFlushSize, clflush_units, BEFORE_SETUP, check_clflush, initial_clflush),
     LIST(CpuidExitList, cpuid_exit_list, cpuid_exit_count, AT_ANY_TIME, NULL),
     LIST(CpuidResultList, cpuid_result_list, cpuid_result_count, BEFORE_SETUP, NULL),
     ROW(LocalApicEmulationMode, apic_mode, BEFORE_SETUP, check_apic_mode, NULL),

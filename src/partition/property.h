@@ -47,7 +47,7 @@ struct property_values {
     UINT64 cpu_group_id;
     UINT32 processor_frequency_cap;
     UINT64 reference_time;
-    UINT8 clflush_shift;
+    UINT8 clflush_units;
     WHV_PROCESSOR_FEATURES_BANKS processor_features;
     WHV_PROCESSOR_XSAVE_FEATURES xsave_features;
     WHV_SYNTHETIC_PROCESSOR_FEATURES_BANKS synthetic_features;

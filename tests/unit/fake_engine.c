@@ -36,7 +36,7 @@ void fake_reset(void)
         .processor_features.BanksCount = 2,
         .processor_features.Bank0.AsUINT64 = 0x1FF,
         .processor_features.Bank1.AsUINT64 = 0x2,
-        .clflush_shift = 6,
+        .clflush_units = 8,
         .physical_address_width = 40,
         .processor_clock_hz = 2000000000,
         .interrupt_clock_hz = 200000000,

@@ -547,6 +547,7 @@ static void test_capabilities(void **state)
     assert_int_equal(value.ProcessorFeaturesBanks.BanksCount, 2);
     assert_ok(WHvGetCapability(WHvCapabilityCodeProcessorClFlushSize, &value, 1, &written));
     assert_int_equal(written, 1);
+    assert_int_equal(value.ProcessorClFlushSize, 8);
     assert_ok(WHvGetCapability(WHvCapabilityCodeVmxTrueEntryCtls, &value, sizeof(value), &written));
     assert_int_equal(written, 8);
     assert_hr(WHvGetCapability(WHvCapabilityCodeFeatures, &value, 7, &written), WHV_E_INSUFFICIENT_BUFFER);

@@ -65,7 +65,7 @@ static void make_offer(void)
     BANK0_FEATURES(SET_BANK0)
     BANK1_FEATURES(SET_BANK1)
     XSAVE_FEATURES(SET_XSAVE)
-    offer.clflush_shift = 6;
+    offer.clflush_units = 8;
     offer.physical_address_width = PHYSICAL_WIDTH;
     offer.processor_clock_hz = clock_tsc_hz();
     offer.interrupt_clock_hz = BUS_HZ;
