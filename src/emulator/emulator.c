@@ -126,10 +126,7 @@ static bool fetch(struct emulator *e, const UINT8 *given, unsigned count, uint8_
         memcpy(bytes, given, count < 15 ? count : 15);
         return true;
     }
-    uint64_t linear = cpu->rip;
-    if ((cpu->mode & X86_MODE_CODE) != X86_MODE_CODE64)
-        linear = (linear + cpu->slot[X86_SLOT_SEGMENT + X86_CS]) & 0xffffffff;
-    return x86_read_linear(cpu, linear, bytes, 15, X86_READ);
+    return x86_read_linear(cpu, x86_code_linear(cpu, cpu->rip), bytes, 15, X86_READ);
 }
 
 static uint64_t address_mask(const struct insn *i)
@@ -213,9 +210,7 @@ static bool port(struct emulator *e, const struct insn *i, bool *again)
 
 static void finish(struct x86_cpu *cpu, const struct insn *i)
 {
-    cpu->rip = x86_insn_next_rip(cpu, i);
-    if (!(cpu->mode & X86_MODE_CODE64))
-        cpu->rip &= cpu->mode & X86_MODE_CODE32 ? 0xffffffff : 0xffff;
+    cpu->rip = x86_cut_rip(cpu, x86_insn_next_rip(cpu, i));
 }
 
 // Decode and run the instruction at RIP; ports by `string` and REP are iterated here, as the interpreter exits for them.

@@ -190,7 +190,7 @@ static const struct insn *op_block_end(struct x86_cpu *cpu, const struct insn *i
             DISPATCH(cpu, target);
         return NULL;
     }
-    cpu->rip = x86_insn_rip(cpu, i) & (cpu->mode & X86_MODE_CODE32 ? 0xffffffff : 0xffff);
+    cpu->rip = x86_cut_rip(cpu, x86_insn_rip(cpu, i));
     cpu->leave = X86_LEAVE_LOOKUP;
     return NULL;
 }
@@ -344,23 +344,19 @@ static struct x86_block *block_find(struct x86_cpu *cpu, const uint8_t *host)
 
 const struct insn *x86_code_enter(struct x86_cpu *cpu)
 {
-    uint64_t linear = cpu->rip;
+    uint64_t linear = x86_code_linear(cpu, cpu->rip);
     const struct insn *from = cpu->chain_from;
     cpu->chain_from = NULL;
     cpu->current = NULL;        // should the code's page be gone, RIP is right as it is
-    if ((cpu->mode & X86_MODE_CODE) != X86_MODE_CODE64) {
-        linear = (linear + cpu->slot[X86_SLOT_SEGMENT + X86_CS]) & 0xffffffff;
-        if (cpu->rip > cpu->segment[X86_CS].limit) {
-            x86_fault(cpu, X86_GP, 0);
-            return NULL;
-        }
+    if (!(cpu->mode & X86_MODE_CODE64) && cpu->rip > cpu->segment[X86_CS].limit) {
+        x86_fault(cpu, X86_GP, 0);
+        return NULL;
     }
     struct x86_jump_entry *entry = x86_jump_slot(cpu, linear);
     struct x86_block *block = NULL;
     if (entry->linear == linear && entry->key == cpu->jump_key && block_verify(cpu, entry->block))
         block = entry->block;
     if (!block) {
-        cpu->current = NULL;
         const uint8_t *host = x86_fetch_pointer(cpu, linear);
         if (!host)
             return NULL;

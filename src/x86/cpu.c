@@ -222,8 +222,6 @@ const struct insn *x86_leave_branch(struct x86_cpu *cpu, const struct insn *i)
 
 const struct insn *x86_leave_done(struct x86_cpu *cpu, const struct insn *i)
 {
-    cpu->rip = x86_insn_next_rip(cpu, i);
-    if (!(cpu->mode & X86_MODE_CODE64))
-        cpu->rip &= cpu->mode & X86_MODE_CODE32 ? 0xffffffff : 0xffff;
+    cpu->rip = x86_cut_rip(cpu, x86_insn_next_rip(cpu, i));
     return x86_leave_branch(cpu, i);
 }

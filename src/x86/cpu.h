@@ -395,6 +395,22 @@ static inline uint64_t x86_insn_next_rip(const struct x86_cpu *cpu, const struct
     return cpu->slot[X86_SLOT_RIP_PAGE] + i->page_offset + i->length;
 }
 
+// A RIP cut to the width of the code: an instruction pointer has no more bits there.
+static inline uint64_t x86_cut_rip(const struct x86_cpu *cpu, uint64_t rip)
+{
+    if (cpu->mode & X86_MODE_CODE64)
+        return rip;
+    return rip & (cpu->mode & X86_MODE_CODE32 ? 0xffffffff : 0xffff);
+}
+
+// The linear address of the code at `rip`.
+static inline uint64_t x86_code_linear(const struct x86_cpu *cpu, uint64_t rip)
+{
+    if (cpu->mode & X86_MODE_CODE64)
+        return rip;
+    return (rip + cpu->slot[X86_SLOT_SEGMENT + X86_CS]) & 0xffffffff;
+}
+
 // Effective address (the offset in the segment) of the memory operand, cut to the address size. For LEA and others
 // that need the offset and not the linear address.
 uint64_t x86_effective(const struct x86_cpu *cpu, const struct insn *i);

@@ -25,11 +25,8 @@ static struct delivery delivery_make(const struct x86_cpu *cpu, const struct x86
 {
     struct delivery d = { .event = *event, .rip = cpu->rip, .flags = x86_get_rflags(cpu) };
     d.ext = !event->software || event->privileged;
-    if (event->software) {
-        d.rip += event->length;
-        if (!segment_code64(cpu))
-            d.rip &= cpu->mode & X86_MODE_CODE32 ? 0xffffffff : 0xffff;
-    }
+    if (event->software)
+        d.rip = x86_cut_rip(cpu, d.rip + event->length);
     // Faults are restarted without instruction breakpoints (SDM vol. 3B 18.3.1.1).
     bool fault = !event->software && !external && event->vector != X86_DB && event->vector != X86_NMI
               && event->vector != X86_BP && event->vector != X86_OFV;

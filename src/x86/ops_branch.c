@@ -25,7 +25,7 @@ static const struct insn *branch_legacy(struct x86_cpu *cpu, const struct insn *
     cpu->budget -= i->number + 1;
     if (cpu->budget < 0 || (cpu->mode & X86_MODE_SINGLE))
         return NULL;
-    uint64_t linear = (target + cpu->slot[X86_SLOT_SEGMENT + X86_CS]) & 0xffffffff;
+    uint64_t linear = x86_code_linear(cpu, target);
     const struct x86_jump_entry *entry = x86_jump_slot(cpu, linear);
     if (entry->linear != linear || entry->key != cpu->jump_key || entry->block->generation != cpu->generation)
         return NULL;

@@ -69,7 +69,6 @@ static inline void mmx_touch(struct x86_cpu *cpu)
 
 static inline __m128i sse_word(uint64_t value) { return _mm_cvtsi64_si128((long long)value); }
 static inline uint64_t sse_low(__m128i value) { return (uint64_t)_mm_cvtsi128_si64(value); }
-static inline uint64_t sse_high(__m128i value) { return sse_low(_mm_unpackhi_epi64(value, value)); }
 
 #define ALIGNED(lin)                                                                                 \
     if (X86_UNLIKELY((lin) & 15))                                                                    \

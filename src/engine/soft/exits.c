@@ -31,13 +31,6 @@ void vcpu_exit_context(struct vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit, WHV_RUN_VP
     c->Rflags = x86_get_rflags(cpu);
 }
 
-static uint64_t code_linear(const struct x86_cpu *cpu)
-{
-    if ((cpu->mode & X86_MODE_CODE) == X86_MODE_CODE64)
-        return cpu->rip;
-    return (cpu->rip + cpu->slot[X86_SLOT_SEGMENT + X86_CS]) & 0xffffffff;
-}
-
 // Up to 16 bytes from RIP on, as far as they can be fetched, without a trace in the processor's state.
 static UINT8 instruction_bytes(struct vcpu *v, UINT8 bytes[16])
 {
@@ -45,7 +38,7 @@ static UINT8 instruction_bytes(struct vcpu *v, UINT8 bytes[16])
     struct x86_exit exit = cpu->exit;
     struct x86_exception exception = cpu->exception;
     enum x86_leave leave = cpu->leave;
-    uint64_t linear = code_linear(cpu);
+    uint64_t linear = x86_code_linear(cpu, cpu->rip);
     unsigned count = 0;
     while (count < 16) {
         unsigned part = X86_PAGE_SIZE - (unsigned)((linear + count) & X86_PAGE_MASK);
@@ -210,7 +203,7 @@ bool vcpu_is_guest_memory(struct vcpu *v, const void *address, gpa_t *gpa)
 static bool is_code_at_rip(struct vcpu *v, const void *address)
 {
     struct x86_cpu *cpu = &v->cpu;
-    uint64_t first = code_linear(cpu), last = first + 15;
+    uint64_t first = x86_code_linear(cpu, cpu->rip), last = first + 15;
     for (uint64_t linear = first; linear <= last; linear = (linear | X86_PAGE_MASK) + 1) {
         const struct x86_tlb_entry *entry = x86_tlb_slot(cpu->tlb, linear);
         uintptr_t host = (uintptr_t)x86_tlb_host(entry, linear & ~X86_PAGE_MASK);

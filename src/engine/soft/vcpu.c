@@ -329,10 +329,7 @@ static bool breakpoint_hit(struct x86_cpu *cpu)
 {
     if (!(cpu->dr7 & 0xff) || (cpu->rflags & X86_RF))
         return false;
-    uint64_t linear = cpu->rip;
-    if ((cpu->mode & X86_MODE_CODE) != X86_MODE_CODE64)
-        linear = (linear + cpu->slot[X86_SLOT_SEGMENT + X86_CS]) & 0xffffffff;
-    uint64_t bits = 0;
+    uint64_t linear = x86_code_linear(cpu, cpu->rip), bits = 0;
     for (unsigned n = 0; n < 4; n++)
         if ((cpu->dr7 >> n * 2 & 3) && !(cpu->dr7 >> (16 + n * 4) & 15) && cpu->dr[n] == linear)
             bits |= 1u << n;
