@@ -1,0 +1,39 @@
+// Who may touch a processor: the thread that runs it, or visitors that have it stand still for a moment.
+//
+// Fairness: a busy processor lets in those who asked before it gives way, and runs before it lets in the next ones, so
+// neither side can starve the other.
+#ifndef BULKHEAD_TURNSTILE_H
+#define BULKHEAD_TURNSTILE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct turnstile {
+    pthread_mutex_t lock;               // a processor's state
+    pthread_cond_t admit;               // somebody who waits may come in
+    pthread_cond_t left;                // all who were let in have left
+    _Atomic uint32_t asked;             // tickets given out
+    atomic_bool busy;                   // a thread runs the processor, and it is not asleep
+    uint32_t admitted;                  // under lock, while busy: tickets below this may come in
+    uint32_t done;                      // under lock: visits that have ended
+};
+
+void turnstile_init(struct turnstile *t);
+void turnstile_destroy(struct turnstile *t);
+
+// Visitor: take a ticket; wait to be let in with it; leave. Between the first two have a processor that is `busy`
+// look up (one that becomes busy later finds the ticket by itself).
+uint32_t turnstile_ask(struct turnstile *t);
+void turnstile_enter(struct turnstile *t, uint32_t ticket);
+void turnstile_leave(struct turnstile *t);
+
+// Runner. It holds the lock from come_back to stand_aside, and no guest code runs outside of that.
+void turnstile_come_back(struct turnstile *t);
+void turnstile_stand_aside(struct turnstile *t);
+// Somebody waits: call turnstile_give_way before the next instruction.
+static inline bool turnstile_wanted(struct turnstile *t) { return atomic_load(&t->asked) != t->done; }
+void turnstile_give_way(struct turnstile *t);
+
+#endif

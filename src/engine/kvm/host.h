@@ -1,0 +1,32 @@
+// What this host's KVM is and can do. Asked once per process; everything here is constant after that.
+#ifndef BULKHEAD_KVM_HOST_H
+#define BULKHEAD_KVM_HOST_H
+
+#include "engine/engine.h"
+#include "engine/kvm/abi.h"
+
+struct kvm_host {
+    int error;                  // 0: usable; else why /dev/kvm cannot be used (an errno), or 0 with `lacking` set
+    const char *lacking;        // a capability that the engine needs and this kernel lacks; NULL: none
+    bool hardware;              // the processor reports vmx or svm
+    int run_size;               // bytes to map of a processor
+    uint32_t slots;             // how many memory slots a partition may have
+    uint32_t max_processors;
+    uint32_t bus_ns;            // nanoseconds of an APIC bus cycle that a partition can have: 5 (200 MHz), else 1 (1 GHz)
+    uint32_t tsc_khz;
+    bool memory_fault_info, read_only_memory, msr_exits, guest_debug, tsc_deadline, x2apic_ids;
+    uint32_t sync_fields;       // KVM_SYNC_X86_*
+    struct kvm_cpuid2 *cpuid;   // KVM_GET_SUPPORTED_CPUID; owned here, never freed
+};
+
+// Looks once. Any thread.
+const struct kvm_host *kvm_host(void);
+// A new descriptor of /dev/kvm, close-on-exec, or minus an errno.
+CHECKED int kvm_host_open(void);
+// The engine's probe: one clear sentence for each of: no such file, no permission, another error, too old (names the
+// missing capability), no vmx or svm (usable by name, not automatic), fine.
+void kvm_host_probe(struct engine_status *status);
+// What a partition on this engine can get.
+const struct engine_capabilities *kvm_host_capabilities(void);
+
+#endif

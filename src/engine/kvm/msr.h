@@ -1,0 +1,20 @@
+// Model-specific registers: which the guest may touch without an exit, and how ours map to KVM's.
+#ifndef BULKHEAD_KVM_MSR_H
+#define BULKHEAD_KVM_MSR_H
+
+#include "partition/partition.h"
+
+// Have KVM exit for the MSR accesses that the properties name (X64MsrExit: whatever would fault; X64MsrExitBitmap: the
+// listed ones), or for none. Any thread, also while processors run.
+CHECKED HRESULT kvm_msr_exits(int vm, const struct property_values *properties);
+
+// The MSRs of REGISTER_MSR between a `struct x86_cpu` and KVM, in one call each. A set writes what differs from `before`
+// (NULL: everything). E_INVALIDARG: KVM refused a value; nothing is changed then.
+struct x86_cpu;
+CHECKED HRESULT kvm_msr_fetch(int fd, struct x86_cpu *cpu);
+CHECKED HRESULT kvm_msr_store(int fd, const struct x86_cpu *cpu, const struct x86_cpu *before);
+// One MSR.
+CHECKED HRESULT kvm_msr_get(int fd, uint32_t msr, uint64_t *value);
+CHECKED HRESULT kvm_msr_set(int fd, uint32_t msr, uint64_t value);
+
+#endif

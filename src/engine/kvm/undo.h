@@ -1,0 +1,71 @@
+// From a half-done operation back to the state before its instruction.
+//
+// WHP reports a port or memory access before it has happened: RIP on the instruction, no register changed. KVM has often
+// done part of the instruction by then. Per kind of exit (the kernel's arch/x86/kvm/x86.c, x86_emulate_instruction,
+// kvm_fast_pio, complete_emulated_mmio, complete_emulated_pio):
+//
+//  exit                  registers at the exit                     what the next KVM_RUN still does
+//  IN, by hardware       as before; RIP on it                      writes RAX, skips; nothing when RIP has moved
+//  OUT, by hardware      as before; RIP on it                      skips; nothing when RIP has moved
+//  IN, INS, emulated     as before; RIP on it                      all of the instruction (REP: of the block read)
+//  OUT, emulated         done; RIP behind it                       nothing
+//  OUTS, emulated        one element done; RIP behind it when      nothing
+//                        that was the last
+//  MMIO read             as before; RIP on it                      all of the instruction; may exit again (a write, or
+//                                                                  the next element of a repetition)
+//  MMIO write            one element done; RIP behind it when      nothing, but for the rest of an access that is
+//                        that was the last                         wider than 8 bytes or crosses a page
+//
+// Everything here is a function of the processor's view (struct x86_cpu, loaded and settled, its bus able to fetch code
+// and translate) and of kvm_run's contents; nothing calls the kernel.
+#ifndef BULKHEAD_KVM_UNDO_H
+#define BULKHEAD_KVM_UNDO_H
+
+#include "engine/kvm/abi.h"
+#include "x86/cpu.h"
+
+enum kvm_pending_kind {
+    KVM_PENDING_NOTHING,        // KVM is done with the instruction
+    KVM_PENDING_INPUT,          // KVM waits for data to complete the instruction with
+    KVM_PENDING_SKIP,           // KVM will skip the instruction if RIP is still on it
+    KVM_PENDING_MORE,           // KVM will exit for the rest of a write
+};
+
+#define KVM_UNDO_WRITES 4
+
+// An instruction that KVM reported, found again.
+struct kvm_undo {
+    enum kvm_pending_kind pending;
+    uint64_t rip;               // of its first byte
+    uint8_t length;             // 0: it was not found (see kvm_undo_exit)
+    bool port, string, rep;
+    uint8_t bytes[16];          // from its first byte on, as many as can be fetched
+    uint8_t byte_count;
+    // For KVM_PENDING_INPUT. A plain load of `size` bytes into one general register, and nothing else: the data can be
+    // had from the register that the client has set. Otherwise `plain` is false.
+    bool plain;
+    uint8_t target;             // byte offset into cpu->slot
+    uint8_t size;               // bytes read
+    uint8_t width;              // bytes written to the register; 4 clears the upper half
+    bool sign;                  // MOVSX, else zero-extended
+    // What completing it would change besides general registers, RIP and RFLAGS.
+    bool changes_fpu;           // x87, MMX, SSE, AVX registers or their control
+    struct { uint64_t linear; uint32_t size; } writes[KVM_UNDO_WRITES];     // memory, by linear address
+    uint8_t write_count;
+    uint64_t count_mask;        // REP: the bits of RCX that count; else 0
+};
+
+// Find the instruction that the KVM_EXIT_IO or KVM_EXIT_MMIO in `run` is about, and put the view's registers back to
+// before it. `ambiguous` is set, and the view left alone, when an OUT that KVM has done and one that it is about to skip
+// fit equally well: complete what is pending (KVM_RUN with immediate_exit), load the view again and call with
+// `completed`. False: no instruction fits (its code has changed since, or it is one that cannot be decoded); the view is
+// as it was, with RIP where KVM left it, and `undo` says what is pending.
+bool kvm_undo_exit(struct x86_cpu *cpu, const struct kvm_run *run, bool completed, bool *ambiguous, struct kvm_undo *undo);
+
+// The client has set the view to what it wants. True: that is the state before the instruction (`before`), changed as the
+// instruction itself would change it for a plain load of some data: `data` receives it, and KVM may complete the
+// instruction with it. Only RIP and the target register were changed, RIP to the next instruction.
+bool kvm_undo_feed(const struct kvm_undo *undo, const struct x86_cpu *before, const struct x86_cpu *wanted,
+                   uint8_t data[8]);
+
+#endif
