@@ -65,8 +65,10 @@ struct engine {
     void (*properties_changed)(struct partition *p);
 
     // The guest memory map changed anywhere inside [gpa, gpa + size). On return no processor uses the old mapping
-    // any more, running ones included. Called without the map's lock, with partition->lock held.
-    void (*map_changed)(struct partition *p, gpa_t gpa, uint64_t size);
+    // any more, running ones included. Called without the map's lock, with partition->lock held. On failure the
+    // engine is as it was before the change. The caller then puts the map back and calls once more, so that no
+    // processor keeps what it may have looked up in between; whatever that call answers, the change has failed.
+    CHECKED HRESULT (*map_changed)(struct partition *p, gpa_t gpa, uint64_t size);
 
     // Processors. `vp_create` stores its own object in vp->engine_data. `vp_destroy` is called when no thread runs it.
     CHECKED HRESULT (*vp_create)(struct vp *vp);

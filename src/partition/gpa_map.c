@@ -81,11 +81,38 @@ bool gpa_map_find(struct gpa_map *map, gpa_t gpa, struct gpa_range *found)
     return hit;
 }
 
+// Remember `old_count` ranges from `first` on, in the place of which `count` ranges will be put.
+CHECKED static HRESULT remember(const struct gpa_map *map, size_t first, size_t old_count, size_t count,
+                                struct gpa_map_undo *undo)
+{
+    undo->first = first;
+    undo->count = count;
+    undo->old = undo->few;
+    undo->old_count = old_count;
+    if (old_count > sizeof(undo->few) / sizeof(undo->few[0])) {
+        undo->old = malloc(old_count * sizeof(*undo->old));
+        if (!undo->old)
+            return E_OUTOFMEMORY;
+    }
+    if (old_count)
+        memcpy(undo->old, map->ranges + first, old_count * sizeof(*undo->old));
+    return S_OK;
+}
+
+static void replace(struct gpa_map *map, size_t first, size_t last, const struct gpa_range *with, size_t count)
+{
+    memmove(map->ranges + first + count, map->ranges + last, (map->count - last) * sizeof(*map->ranges));
+    if (count)
+        memcpy(map->ranges + first, with, count * sizeof(*with));
+    map->count = map->count - (last - first) + count;
+}
+
 // Put `count` ranges in the place of those in [first, last). Fails before it changes anything.
 CHECKED static HRESULT splice(struct gpa_map *map, size_t first, size_t last, const struct gpa_range *with,
-                              size_t count)
+                              size_t count, struct gpa_map_undo *undo)
 {
     size_t needed = map->count - (last - first) + count;
+    HRESULT hr;
 
     if (needed > map->capacity) {
         size_t capacity = map->capacity ? map->capacity * 2 : FIRST_CAPACITY;
@@ -96,11 +123,10 @@ CHECKED static HRESULT splice(struct gpa_map *map, size_t first, size_t last, co
         map->ranges = ranges;
         map->capacity = capacity;
     }
-    memmove(map->ranges + first + count, map->ranges + last, (map->count - last) * sizeof(*map->ranges));
-    if (count)
-        memcpy(map->ranges + first, with, count * sizeof(*with));
-    map->count = needed;
-    return S_OK;
+    hr = undo ? remember(map, first, last - first, count, undo) : S_OK;
+    if (SUCCEEDED(hr))
+        replace(map, first, last, with, count);
+    return hr;
 }
 
 // True when `b` goes on where `a` ends, in the guest and in this process, with the same rights.
@@ -138,7 +164,7 @@ static struct gpa_range part_from(const struct gpa_range *range, gpa_t cut)
     return part;
 }
 
-HRESULT gpa_map_insert(struct gpa_map *map, const struct gpa_range *range)
+HRESULT gpa_map_insert(struct gpa_map *map, const struct gpa_range *range, struct gpa_map_undo *undo)
 {
     struct gpa_range list[3];
     size_t first, last, count = 0;
@@ -166,12 +192,12 @@ HRESULT gpa_map_insert(struct gpa_map *map, const struct gpa_range *range)
 
         count = append(list, count, &above);
     }
-    hr = splice(map, first, last, list, count);
+    hr = splice(map, first, last, list, count, undo);
     pthread_rwlock_unlock(&map->lock);
     return hr;
 }
 
-HRESULT gpa_map_remove(struct gpa_map *map, gpa_t gpa, uint64_t size)
+HRESULT gpa_map_remove(struct gpa_map *map, gpa_t gpa, uint64_t size, struct gpa_map_undo *undo)
 {
     struct gpa_range list[2];
     size_t first, last, count = 0;
@@ -186,10 +212,26 @@ HRESULT gpa_map_remove(struct gpa_map *map, gpa_t gpa, uint64_t size)
             list[count++] = part_below(&map->ranges[first], gpa);
         if (range_end(&map->ranges[last - 1]) > end)
             list[count++] = part_from(&map->ranges[last - 1], end);
-        hr = splice(map, first, last, list, count);
+        hr = splice(map, first, last, list, count, undo);
     }
     pthread_rwlock_unlock(&map->lock);
     return hr;
+}
+
+void gpa_map_keep(struct gpa_map_undo *undo)
+{
+    if (undo->old != undo->few)
+        free(undo->old);
+    undo->old = NULL;
+}
+
+void gpa_map_restore(struct gpa_map *map, struct gpa_map_undo *undo)
+{
+    pthread_rwlock_wrlock(&map->lock);
+    // There is room: as many ranges have stood in the array before, and it never shrinks.
+    replace(map, undo->first, undo->first + undo->count, undo->old, undo->old_count);
+    pthread_rwlock_unlock(&map->lock);
+    gpa_map_keep(undo);
 }
 
 bool gpa_map_sound(struct gpa_map *map)

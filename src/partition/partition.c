@@ -153,22 +153,37 @@ HRESULT partition_set_property_locked(struct partition *p, const struct property
     return S_OK;
 }
 
+// The map has changed inside [gpa, gpa + size): have the engine follow, or take the change back.
+CHECKED static HRESULT follow_map_locked(struct partition *p, gpa_t gpa, uint64_t size, struct gpa_map_undo *undo)
+{
+    HRESULT hr = p->engine->map_changed(p, gpa, size), again;
+
+    if (SUCCEEDED(hr)) {
+        gpa_map_keep(undo);
+        return hr;
+    }
+    gpa_map_restore(&p->map, undo);
+    // A running processor may have met the new map meanwhile, and must forget it. What the engine answers changes
+    // nothing for the caller, whose call has failed.
+    again = p->engine->map_changed(p, gpa, size);
+    (void)again;
+    return hr;
+}
+
 HRESULT partition_map_locked(struct partition *p, const struct gpa_range *range)
 {
-    HRESULT hr = gpa_map_insert(&p->map, range);
+    struct gpa_map_undo undo;
+    HRESULT hr = gpa_map_insert(&p->map, range, &undo);
 
-    if (SUCCEEDED(hr))
-        p->engine->map_changed(p, range->gpa, range->size);
-    return hr;
+    return SUCCEEDED(hr) ? follow_map_locked(p, range->gpa, range->size, &undo) : hr;
 }
 
 HRESULT partition_unmap_locked(struct partition *p, gpa_t gpa, uint64_t size)
 {
-    HRESULT hr = gpa_map_remove(&p->map, gpa, size);
+    struct gpa_map_undo undo;
+    HRESULT hr = gpa_map_remove(&p->map, gpa, size, &undo);
 
-    if (SUCCEEDED(hr))
-        p->engine->map_changed(p, gpa, size);
-    return hr;
+    return SUCCEEDED(hr) ? follow_map_locked(p, gpa, size, &undo) : hr;
 }
 
 void partition_stop(struct partition *p)

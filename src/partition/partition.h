@@ -86,7 +86,8 @@ CHECKED HRESULT partition_set_relaxations_locked(struct partition *p, const char
 CHECKED HRESULT partition_set_property_locked(struct partition *p, const struct property *property,
                                               const void *buffer, UINT32 size);
 
-// Change the guest memory map and wait until no processor uses the old one.
+// Change the guest memory map and wait until no processor uses the old one. On failure, the engine's included, the map
+// is as it was.
 CHECKED HRESULT partition_map_locked(struct partition *p, const struct gpa_range *range);
 CHECKED HRESULT partition_unmap_locked(struct partition *p, gpa_t gpa, uint64_t size);
 

@@ -13,6 +13,7 @@ struct engine_status fake_fake_status;
 struct engine_capabilities fake_fast_capabilities;
 struct engine_capabilities fake_fake_capabilities;
 HRESULT fake_setup_result;
+HRESULT fake_map_result;
 bool fake_run_blocks;
 
 // One processor: a latch for cancels, a page for its APIC, one register.
@@ -52,6 +53,7 @@ void fake_reset(void)
     fake_fast_capabilities.max_processors = 8;
     fake_fast_capabilities.processor_clock_hz = 3000000000;
     fake_setup_result = S_OK;
+    fake_map_result = S_OK;
     fake_run_blocks = false;
 }
 
@@ -101,12 +103,13 @@ static void fake_properties_changed(struct partition *p)
     fake_log.cpuid_exit_count = p->properties.cpuid_exit_count;
 }
 
-static void fake_map_changed(struct partition *p, gpa_t gpa, uint64_t size)
+static HRESULT fake_map_changed(struct partition *p, gpa_t gpa, uint64_t size)
 {
     (void)p;
     fake_log.map_changes++;
     fake_log.map_gpa = gpa;
     fake_log.map_size = size;
+    return fake_map_result;
 }
 
 static HRESULT fake_vp_create(struct vp *vp)

@@ -21,6 +21,7 @@ extern struct engine_status fake_fake_status;
 extern struct engine_capabilities fake_fast_capabilities;
 extern struct engine_capabilities fake_fake_capabilities;
 extern HRESULT fake_setup_result;                   // of "fast"
+extern HRESULT fake_map_result;                     // of map_changed
 extern bool fake_run_blocks;                        // runs wait for a cancel, instead of exiting for a port
 
 // Everything above as it is at the start of the program.

@@ -209,6 +209,32 @@ static void test_map_calls(void **state)
     assert_ok(WHvDeletePartition(p));
 }
 
+static void test_map_refused_by_engine(void **state)
+{
+    WHV_PARTITION_HANDLE p = set_up();
+
+    (void)state;
+    // A map that the engine refuses leaves nothing behind, and the engine is told that it is gone.
+    fake_map_result = E_OUTOFMEMORY;
+    assert_hr(WHvMapGpaRange(p, memory, 0x1000, 0x2000, WHvMapGpaRangeFlagRead), E_OUTOFMEMORY);
+    assert_int_equal(fake_log.map_changes, 2);
+    assert_int_equal(fake_log.map_gpa, 0x1000);
+    assert_int_equal(fake_log.map_size, 0x2000);
+    assert_hr(WHvUnmapGpaRange(p, 0x1000, 0x2000), WHV_E_GPA_RANGE_NOT_FOUND);
+    assert_int_equal(fake_log.map_changes, 2);
+
+    // What was mapped stays, whether a map or an unmap of it is refused.
+    fake_map_result = S_OK;
+    assert_ok(WHvMapGpaRange(p, memory, 0x2000, 0x1000, WHvMapGpaRangeFlagRead));
+    fake_map_result = E_FAIL;
+    assert_hr(WHvMapGpaRange(p, memory, 0x1000, 0x2000, WHvMapGpaRangeFlagRead), E_FAIL);
+    assert_hr(WHvUnmapGpaRange(p, 0x2000, 0x1000), E_FAIL);
+    fake_map_result = S_OK;
+    assert_hr(WHvUnmapGpaRange(p, 0x1000, 0x1000), WHV_E_GPA_RANGE_NOT_FOUND);
+    assert_ok(WHvUnmapGpaRange(p, 0x2000, 0x1000));
+    assert_ok(WHvDeletePartition(p));
+}
+
 static void test_processor_calls(void **state)
 {
     WHV_VIRTUAL_PROCESSOR_PROPERTY node = {.PropertyCode = WHvVirtualProcessorPropertyCodeNumaNode};
@@ -716,6 +742,7 @@ int main(void)
         cmocka_unit_test_setup(test_many_partitions, setup),
         cmocka_unit_test_setup(test_property_calls, setup),
         cmocka_unit_test_setup(test_map_calls, setup),
+        cmocka_unit_test_setup(test_map_refused_by_engine, setup),
         cmocka_unit_test_setup(test_processor_calls, setup),
         cmocka_unit_test_setup(test_exit_sizes, setup),
         cmocka_unit_test_setup(test_registers, setup),

@@ -142,7 +142,7 @@ static void soft_properties_changed(struct partition *p)
     pthread_rwlock_unlock(&soft->vcpus_lock);
 }
 
-static void soft_map_changed(struct partition *p, gpa_t gpa, uint64_t size)
+static HRESULT soft_map_changed(struct partition *p, gpa_t gpa, uint64_t size)
 {
     struct soft_partition *soft = p->engine_data;
     (void)gpa;
@@ -155,6 +155,7 @@ static void soft_map_changed(struct partition *p, gpa_t gpa, uint64_t size)
         vcpu_forget_memory(v);
         vcpu_resume(v);
     }
+    return S_OK;
 }
 
 // ---- State -------------------------------------------------------------------------------------------------------
