@@ -1,0 +1,140 @@
+// Inside the kvm engine: a partition's and a processor's object, and who may touch what.
+//
+// The view. A processor's state lives in KVM while it runs, and in `p` (a struct processor) while it stands: groups of
+// registers (enum register_group and kvm_group) are `fresh` when the view holds them, and `changed` when it holds
+// something newer than KVM. General and system registers and events come and go with each KVM_RUN (KVM_CAP_SYNC_REGS);
+// every other group is fetched when it is asked for, and handed over before the next run.
+//
+// Half-done instructions. Between an exit and the next run KVM may still have to complete the instruction that it exited
+// for (undo.h). The view is before that instruction; `half` says what KVM waits for; kvm_half_resolve, before the next
+// run, either lets KVM complete it with what the client has put in the registers, or has it complete with nothing and
+// sets everything back.
+//
+// Threads. As in the soft engine: the running thread holds the turnstile's lock, also inside KVM_RUN; visitors kick it out.
+// `attention`, and `entered` with run->immediate_exit, are what any thread touches. memory_gate is read-locked while
+// the view is used to reach guest memory, and write-locked for a moment by a change of the map.
+// Lock order: turnstile, then memory_gate, then the map's lock. Who holds partition->lock may stop several processors at
+// once; everybody else stops one.
+#ifndef BULKHEAD_KVM_VCPU_H
+#define BULKHEAD_KVM_VCPU_H
+
+#include "engine/common/processor.h"
+#include "engine/common/registers.h"
+#include "engine/common/turnstile.h"
+#include "engine/kvm/abi.h"
+#include "engine/kvm/apic.h"
+#include "engine/kvm/slots.h"
+#include "engine/kvm/undo.h"
+
+enum kvm_attention { KVM_ATTENTION_CANCEL = 1 };     // latched until a run has returned Canceled
+
+enum kvm_group {
+    KVM_GROUP_APIC = REGISTER_OWN,
+    KVM_GROUP_TSC = REGISTER_OWN << 1,
+    KVM_GROUP_ACTIVITY = REGISTER_OWN << 2,
+    KVM_GROUPS_SYNCED = REGISTER_GENERAL | REGISTER_SYSTEM | REGISTER_EVENTS,
+};
+
+struct kvm_exits {                      // what the properties ask for; replaced while the processors stand still
+    bool exceptions[32];
+    bool msr;
+};
+
+struct kvm_vcpu;
+
+struct kvm_partition {
+    struct partition *partition;
+    int vm;
+    bool apic;                          // XApic or X2Apic
+    struct kvm_apic interrupts;
+    struct kvm_slots slots;
+    pthread_rwlock_t memory_gate;
+    _Atomic(struct kvm_vcpu *) vcpus[PARTITION_MAX_PROCESSORS];
+    pthread_rwlock_t vcpus_lock;        // readers: whoever reaches for another processor; writer: create and destroy
+    // KVM never gives a processor back: what a deleted one leaves serves the next of that index. run NULL: none yet.
+    struct { int fd; struct kvm_run *run; } kept[PARTITION_MAX_PROCESSORS];
+    uint64_t debug_exceptions;          // of the exceptions that exit, those that KVM can give
+};
+
+// The time-stamp counter's registers, as last fetched; `set` has a bit for each that is to be written.
+struct kvm_tsc_registers { uint64_t tsc, adjust, deadline, offset; unsigned set; };
+enum { KVM_TSC_SET = 1, KVM_TSC_SET_ADJUST = 2, KVM_TSC_SET_DEADLINE = 4 };
+
+struct kvm_half {
+    struct kvm_undo undo;
+    enum { KVM_HALF_NOTHING, KVM_HALF_ACCESS, KVM_HALF_MSR_READ, KVM_HALF_MSR_WRITE } kind;
+};
+
+struct kvm_vcpu {
+    struct processor p;                 // first
+    struct kvm_partition *kvm;
+    int fd;
+    struct kvm_run *run;
+    struct turnstile turnstile;
+    _Atomic uint32_t attention;
+    _Atomic int entered;                // the thread that is inside KVM_RUN or about to be; 0: none
+
+    // Under the turnstile's lock:
+    uint32_t fresh, changed;
+    pthread_t accepting;                // the last thread that lets kicks come
+    bool accepts;
+    struct kvm_half half;
+    // The registers that an instruction can be completed from, as they were at the exit.
+    struct { uint64_t slot[16], rip, rflags; } before;
+    bool pending_in_kvm;                // p.pending is what KVM has: it will deliver it
+    struct x86_exception pending_of_kvm;
+    bool single_step;                   // wait for something that KVM does not tell of, instruction by instruction
+    uint32_t debug_control;             // KVM_SET_GUEST_DEBUG as last set
+    uint64_t debug_registers[8];
+    bool fresh_processor;               // nothing has been handed to KVM yet
+    uint32_t mp_state;                  // KVM_GROUP_ACTIVITY
+    struct kvm_tsc_registers tsc;       // KVM_GROUP_TSC
+    uint8_t apic_page[4096];            // KVM_GROUP_APIC
+    struct kvm_xsave xsave;             // what FPU registers come in
+};
+
+static inline struct kvm_vcpu *kvm_vcpu_of(struct processor *p) { return (struct kvm_vcpu *)p; }
+
+// vcpu.c
+CHECKED HRESULT kvm_vcpu_create(struct vp *vp);
+void kvm_vcpu_destroy(struct vp *vp);
+CHECKED HRESULT kvm_vcpu_run(struct vp *vp, WHV_RUN_VP_EXIT_CONTEXT *exit);
+void kvm_vcpu_cancel(struct vp *vp);
+// Have the processor stand still, whoever runs it, and go on.
+void kvm_vcpu_stop(struct kvm_vcpu *v);
+void kvm_vcpu_go(struct kvm_vcpu *v);
+
+// state.c: between the view and KVM.
+CHECKED HRESULT kvm_state_fetch(struct kvm_vcpu *v, uint32_t groups);
+// Everything that is `changed`, but the synchronised groups: those go with the next KVM_RUN (kvm_state_prepare_run).
+// E_INVALIDARG: KVM refuses the values; what it refused stays changed.
+CHECKED HRESULT kvm_state_store(struct kvm_vcpu *v);
+void kvm_state_prepare_run(struct kvm_vcpu *v);
+// After KVM_RUN: the synchronised groups are fresh, nothing else is.
+void kvm_state_after_run(struct kvm_vcpu *v);
+// A processor as it is after reset, in the view alone.
+void kvm_state_reset(struct kvm_vcpu *v);
+static inline UINT8 kvm_state_cr8(const struct kvm_vcpu *v) { return v->run->s.regs.sregs.cr8 & 15; }
+
+// registers.c
+CHECKED HRESULT kvm_get_registers(struct vp *vp, const WHV_REGISTER_NAME *names, UINT32 count, WHV_REGISTER_VALUE *values);
+CHECKED HRESULT kvm_set_registers(struct vp *vp, const WHV_REGISTER_NAME *names, UINT32 count,
+                                  const WHV_REGISTER_VALUE *values);
+
+// half.c: instructions that KVM has half done.
+// KVM exited for a port or memory access: put the view before the instruction. E_FAIL: KVM answered what it never should.
+CHECKED HRESULT kvm_half_access(struct kvm_vcpu *v);
+// Before the next run. E_FAIL as above.
+CHECKED HRESULT kvm_half_resolve(struct kvm_vcpu *v);
+
+// step.c: the view's own processor.
+extern const struct x86_bus kvm_bus;
+// Derive what the view needs to reach guest memory. With memory_gate held for reading, inside a guard.
+void kvm_view_settle(struct kvm_vcpu *v);
+// Run the one instruction at RIP on the view. STEP_AGAIN: done; STEP_EXIT: `exit` is filled in.
+enum step kvm_step(struct kvm_vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit);
+
+// exits.c: what KVM_RUN came back with. STEP_EXIT: `exit` is filled in.
+CHECKED HRESULT kvm_exit(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit);
+
+#endif

@@ -1,0 +1,39 @@
+// The signal that interrupts a thread's system call.
+#include "os/kick.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <unistd.h>
+#include <sys/syscall.h>
+
+static void nothing(int number)
+{
+    (void)number;
+}
+
+bool os_kick_install(void)
+{
+    struct sigaction current;
+    if (sigaction(SIGURG, NULL, &current) != 0)
+        return false;
+    if ((current.sa_flags & SA_SIGINFO) || (current.sa_handler != SIG_DFL && current.sa_handler != SIG_IGN))
+        return true;
+    // SA_RESTART: calls of a thread that is hit by a late kick go on as if nothing had been.
+    struct sigaction ours = { .sa_handler = nothing, .sa_flags = SA_RESTART };
+    sigemptyset(&ours.sa_mask);
+    return sigaction(SIGURG, &ours, NULL) == 0;
+}
+
+int os_kick_accept(void)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGURG);
+    pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+    return gettid();
+}
+
+void os_kick(int thread)
+{
+    syscall(SYS_tgkill, getpid(), thread, SIGURG);
+}
