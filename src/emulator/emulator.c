@@ -111,13 +111,6 @@ HRESULT WINAPI WHvEmulatorDestroyEmulator(WHV_EMULATOR_HANDLE handle)
 
 // ---- One instruction ---------------------------------------------------------------------------------------------
 
-static const struct insn *stop_here(struct x86_cpu *cpu, const struct insn *i)
-{
-    cpu->rip = x86_insn_rip(cpu, i);
-    cpu->leave = X86_LEAVE_LOOKUP;
-    return NULL;
-}
-
 static bool fetch(struct emulator *e, const UINT8 *given, unsigned count, uint8_t bytes[15])
 {
     struct x86_cpu *cpu = &e->cpu;
@@ -219,26 +212,17 @@ static bool emulate(struct emulator *e, const UINT8 *given, unsigned count)
 {
     struct x86_cpu *cpu = &e->cpu;
     uint8_t bytes[15];
-    struct insn insns[2] = { 0 };
+    struct insn insns[2];
     bool again;
     if (!fetch(e, given, count, bytes))
         return false;
-    if (x86_decode(cpu, cpu->mode, bytes, sizeof bytes, 0, 0, &insns[0]) == X86_DECODE_INVALID)
-        return false;
-    cpu->slot[X86_SLOT_RIP_PAGE] = cpu->rip;
-    insns[1] = (struct insn){ .fn = stop_here, .page_offset = insns[0].length, .number = 1 };
-    cpu->budget = INT32_MAX;
-    cpu->leave = X86_LEAVE_LOOKUP;
-    cpu->exit.kind = X86_EXIT_PLATFORM;
-    const struct insn *i = insns;
-    while (i)
-        i = i->fn(cpu, i);
-    if (cpu->leave == X86_LEAVE_EXIT && cpu->exit.kind == X86_EXIT_PORT) {
+    enum x86_leave leave = x86_step(cpu, bytes, sizeof bytes, insns);
+    if (leave == X86_LEAVE_EXIT && cpu->exit.kind == X86_EXIT_PORT) {
         if (!port(e, insns, &again))
             return false;
         if (!again)
             finish(cpu, insns);
-    } else if (cpu->leave != X86_LEAVE_LOOKUP) {
+    } else if (leave != X86_LEAVE_LOOKUP) {
         return false;
     }
     return e->status.AsUINT32 == 0;
