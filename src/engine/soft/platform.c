@@ -9,39 +9,15 @@ static struct vcpu *vcpu_of(struct x86_cpu *cpu) { return cpu->platform; }
 
 // ---- Memory ------------------------------------------------------------------------------------------------------
 
-static const struct gpa_range *range_of(struct vcpu *v, uint64_t gpa)
-{
-    for (unsigned n = 0; n < 2; n++)
-        if (gpa - v->ranges[n].gpa < v->ranges[n].size)
-            return &v->ranges[n];
-    struct gpa_range *slot = &v->ranges[v->range_next];
-    struct gpa_range found;
-    if (!gpa_map_find(&v->soft->partition->map, gpa, &found))
-        return NULL;
-    *slot = found;
-    v->range_next ^= 1;
-    return slot;
-}
-
 static void bus_page(struct x86_cpu *cpu, uint64_t gpa, struct x86_page *page)
 {
     struct vcpu *v = vcpu_of(cpu);
-    v->tlb_used = true;
     if (v->soft->apic && lapic_mmio_enabled(&v->lapic) && lapic_mmio_base(&v->lapic) == gpa) {
+        v->p.tlb_used = true;
         *page = (struct x86_page){ .device = true };
         return;
     }
-    const struct gpa_range *range = range_of(v, gpa);
-    if (!range) {
-        *page = (struct x86_page){ 0 };
-        return;
-    }
-    *page = (struct x86_page){
-        .host = range->host + (gpa - range->gpa),
-        .read = range->flags & WHvMapGpaRangeFlagRead,
-        .write = range->flags & WHvMapGpaRangeFlagWrite,
-        .execute = range->flags & WHvMapGpaRangeFlagExecute,
-    };
+    processor_page(&v->p, gpa, page);
 }
 
 // ---- Local APIC --------------------------------------------------------------------------------------------------
@@ -63,13 +39,13 @@ void soft_route(struct soft_partition *soft, const struct lapic_message *message
 void vcpu_apic_effects(struct vcpu *v, const struct lapic_effects *effects)
 {
     if (effects->ipi)
-        soft_route(v->soft, &effects->message, v->vp->index);
+        soft_route(v->soft, &effects->message, v->p.vp->index);
     if (effects->eoi) {
         v->eoi_exit = true;
         v->eoi_vector = effects->eoi_vector;
     }
     if (effects->base)          // the APIC's page may have appeared, moved or gone
-        x86_flush_tlb(&v->cpu, true);
+        x86_flush_tlb(&v->p.cpu, true);
     if (effects->interrupts || effects->timer || effects->eoi)
         vcpu_kick(v, VCPU_INTERRUPT);
 }
@@ -178,7 +154,7 @@ static enum x86_answer bus_cpuid(struct x86_cpu *cpu, uint32_t leaf, uint32_t su
         cpu->exit.kind = X86_EXIT_CPUID;
         return X86_ANSWER_EXIT;
     }
-    partition_cpuid(v->vp, leaf, subleaf, out);
+    partition_cpuid(v->p.vp, leaf, subleaf, out);
     return X86_DONE;
 }
 
@@ -232,8 +208,8 @@ static bool apic_msr(const struct vcpu *v, uint32_t msr)
     if (!v->soft->apic || !lapic_has_msr(msr))
         return false;
     if (msr == LAPIC_MSR_TSC_DEADLINE)
-        return x86_has_feature(&v->cpu, X86_FEATURE_TSC_DEADLINE);
-    return msr == LAPIC_MSR_BASE || x86_has_feature(&v->cpu, X86_FEATURE_X2APIC);
+        return x86_has_feature(&v->p.cpu, X86_FEATURE_TSC_DEADLINE);
+    return msr == LAPIC_MSR_BASE || x86_has_feature(&v->p.cpu, X86_FEATURE_X2APIC);
 }
 
 static enum x86_answer bus_read_msr(struct x86_cpu *cpu, uint32_t msr, uint64_t *value)

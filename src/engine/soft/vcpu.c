@@ -22,9 +22,9 @@ void vcpu_kick(struct vcpu *v, uint32_t why)
     // Once the bits are in, a processor that runs leaves its block (the generation moves on) and one that sleeps wakes.
     if ((atomic_fetch_or(&v->attention, why) & why) == why && why == VCPU_INTERRUPT)
         return;
-    atomic_fetch_add(&v->cpu.generation, 1);
+    atomic_fetch_add(&v->p.cpu.generation, 1);
     // Who goes to sleep says that it is not busy, and then compares `attention`: one of the two sees the other.
-    if (!atomic_load(&v->busy))
+    if (!atomic_load(&v->turnstile.busy))
         os_wake(&v->attention);
 }
 
@@ -35,62 +35,26 @@ void vcpu_cancel(struct vp *vp)
 
 void vcpu_stop(struct vcpu *v)
 {
-    uint32_t ticket = atomic_fetch_add(&v->stops_asked, 1);
-    // A processor that becomes busy after this look finds the ticket before its first instruction.
-    if (atomic_load(&v->busy))
+    uint32_t ticket = turnstile_ask(&v->turnstile);
+    if (atomic_load(&v->turnstile.busy))
         vcpu_kick(v, VCPU_STOP);
-    pthread_mutex_lock(&v->state_lock);
-    while (atomic_load(&v->busy) && (int32_t)(ticket - v->stops_admitted) >= 0)
-        pthread_cond_wait(&v->admit, &v->state_lock);
+    turnstile_enter(&v->turnstile, ticket);
 }
 
 void vcpu_resume(struct vcpu *v)
 {
-    if (++v->stops_done == v->stops_admitted)
-        pthread_cond_signal(&v->left);
-    pthread_mutex_unlock(&v->state_lock);
-}
-
-// Let those in who have asked by now. The caller holds state_lock, before and after.
-static void give_way(struct vcpu *v)
-{
-    v->stops_admitted = atomic_load(&v->stops_asked);
-    pthread_cond_broadcast(&v->admit);
-    while (v->stops_done != v->stops_admitted)
-        pthread_cond_wait(&v->left, &v->state_lock);
-}
-
-// No guest code runs from here on: whoever has asked may come in. The caller holds state_lock and lets it go.
-static void stand_aside(struct vcpu *v)
-{
-    atomic_store(&v->busy, false);
-    pthread_cond_broadcast(&v->admit);
-    pthread_mutex_unlock(&v->state_lock);
-}
-
-static void come_back(struct vcpu *v)
-{
-    atomic_store(&v->busy, true);
-    pthread_mutex_lock(&v->state_lock);
+    turnstile_leave(&v->turnstile);
 }
 
 // ---- Create, destroy, reset --------------------------------------------------------------------------------------
-
-void vcpu_forget_memory(struct vcpu *v)
-{
-    v->ranges[0].size = v->ranges[1].size = 0;
-    if (v->tlb_used)
-        x86_flush_tlb(&v->cpu, true);
-    v->tlb_used = false;
-}
 
 // What goes with a reset or INIT of the processor itself.
 static void start_over(struct vcpu *v)
 {
     v->halted = v->wait_for_sipi = false;
-    v->pending_valid = v->event_valid = v->ext_int_valid = v->eoi_exit = false;
-    v->notify_interrupt = v->notify_nmi = false;
-    v->settle = true;
+    v->p.pending_valid = v->p.event_valid = v->p.ext_int_valid = v->eoi_exit = false;
+    v->p.notify_interrupt = v->p.notify_nmi = false;
+    v->p.settle = true;
 }
 
 HRESULT vcpu_create(struct vp *vp)
@@ -99,35 +63,33 @@ HRESULT vcpu_create(struct vp *vp)
     struct vcpu *v = mmap(NULL, sizeof *v, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (v == MAP_FAILED)
         return E_OUTOFMEMORY;
-    v->cpu.code = x86_code_new();
-    if (!v->cpu.code) {
+    v->p.cpu.code = x86_code_new();
+    if (!v->p.cpu.code) {
         munmap(v, sizeof *v);
         return E_OUTOFMEMORY;
     }
-    v->vp = vp;
+    v->p.vp = vp;
     v->soft = soft;
-    pthread_mutex_init(&v->state_lock, NULL);
-    pthread_cond_init(&v->admit, NULL);
-    pthread_cond_init(&v->left, NULL);
-    v->cpu.bus = &vcpu_bus;
-    v->cpu.platform = v;
-    v->cpu.generation = 1;
-    v->cpu.tlb_epoch = 1;
-    v->cpu.physical_bits = (uint8_t)vp->partition->properties.physical_address_width;
-    v->cpu.apic_id = vp->index;
-    v->cpu.processor_count = vp->partition->properties.processor_count;
-    v->cpu.mtrr_cap = 0x508;        // 8 variable ranges, the fixed ones, write combining
-    x86_default_features(v->cpu.features);
+    turnstile_init(&v->turnstile);
+    v->p.cpu.bus = &vcpu_bus;
+    v->p.cpu.platform = v;
+    v->p.cpu.generation = 1;
+    v->p.cpu.tlb_epoch = 1;
+    v->p.cpu.physical_bits = (uint8_t)vp->partition->properties.physical_address_width;
+    v->p.cpu.apic_id = vp->index;
+    v->p.cpu.processor_count = vp->partition->properties.processor_count;
+    v->p.cpu.mtrr_cap = 0x508;        // 8 variable ranges, the fixed ones, write combining
+    x86_default_features(v->p.cpu.features);
     if (!soft->apic)        // without emulation neither the timer nor x2APIC works, so neither is shown
-        v->cpu.features[X86_FEATURE_TSC_DEADLINE / 64] &= ~(1ull << X86_FEATURE_TSC_DEADLINE % 64);
+        v->p.cpu.features[X86_FEATURE_TSC_DEADLINE / 64] &= ~(1ull << X86_FEATURE_TSC_DEADLINE % 64);
     if (!soft->x2apic_allowed)
-        v->cpu.features[X86_FEATURE_X2APIC / 64] &= ~(1ull << X86_FEATURE_X2APIC % 64);
+        v->p.cpu.features[X86_FEATURE_X2APIC / 64] &= ~(1ull << X86_FEATURE_X2APIC % 64);
     struct lapic_config config = {
         .id = vp->index, .bsp = vp->index == 0, .x2apic = soft->x2apic_allowed,
-        .physical_width = v->cpu.physical_bits, .bus_hz = soft->bus_hz, .tsc_hz = soft->tsc_hz,
+        .physical_width = v->p.cpu.physical_bits, .bus_hz = soft->bus_hz, .tsc_hz = soft->tsc_hz,
     };
     lapic_init(&v->lapic, &config);
-    x86_reset(&v->cpu);
+    x86_reset(&v->p.cpu);
     start_over(v);
     // With an APIC the other processors wait for the first one to start them.
     v->wait_for_sipi = soft->apic && vp->index != 0;
@@ -150,153 +112,125 @@ void vcpu_destroy(struct vp *vp)
     soft->vcpus[vp->index] = NULL;
     pthread_rwlock_unlock(&soft->vcpus_lock);
     vp->engine_data = NULL;
-    x86_code_free(v->cpu.code);
-    pthread_cond_destroy(&v->left);
-    pthread_cond_destroy(&v->admit);
-    pthread_mutex_destroy(&v->state_lock);
+    x86_code_free(v->p.cpu.code);
+    turnstile_destroy(&v->turnstile);
     munmap(v, sizeof *v);
 }
 
 // ---- Events ------------------------------------------------------------------------------------------------------
 
-enum step { STEP_RUN, STEP_AGAIN, STEP_EXIT };
+static UINT8 cr8_of(const struct vcpu *v) { return (UINT8)lapic_get_cr8(&v->lapic); }
 
 static enum step exit_with(struct vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit, WHV_RUN_VP_EXIT_REASON reason)
 {
-    vcpu_exit_context(v, exit, reason);
+    exit_context(&v->p, exit, reason, cr8_of(v));
+    return STEP_EXIT;
+}
+
+// The exit that cpu.exit holds.
+static enum step exit_of_cpu(struct vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    exit_from_cpu(&v->p, exit, cr8_of(v));
+    if (v->p.cpu.exit.kind == X86_EXIT_RDTSC) {
+        exit->ReadTsc.VirtualOffset = v->tsc_offset;
+        exit->ReadTsc.Tsc = vcpu_guest_tsc(v);
+        exit->ReadTsc.ReferenceTime = vcpu_time(v).ns / 100;
+    }
     return STEP_EXIT;
 }
 
 static void account(struct vcpu *v)
 {
-    int64_t executed = v->granted - v->cpu.budget - v->cpu.surcharge;
-    v->granted = v->cpu.budget;
-    v->cpu.surcharge = 0;
+    int64_t executed = v->granted - v->p.cpu.budget - v->p.cpu.surcharge;
+    v->granted = v->p.cpu.budget;
+    v->p.cpu.surcharge = 0;
     atomic_store_explicit(&v->instructions, atomic_load_explicit(&v->instructions, memory_order_relaxed)
                           + (uint64_t)executed, memory_order_relaxed);
-}
-
-// While an event is delivered it is pending, so that it is not lost where the host takes the memory away.
-static void delivering(struct vcpu *v, const struct x86_exception *event, bool external)
-{
-    v->pending = *event;
-    v->pending_valid = true;
-    v->pending_external = external;
-    v->cpu.current = NULL;
-}
-
-static enum step delivered(struct vcpu *v, enum x86_leave result, WHV_RUN_VP_EXIT_CONTEXT *exit)
-{
-    v->cpu.interrupt_shadow = 0;
-    // An exit other than for the event itself: its delivery touched missing memory, or raised an exception that exits.
-    // It is to be repeated.
-    bool nested = v->cpu.exit.kind == X86_EXIT_EXCEPTION
-               && (v->pending_external || v->pending.vector != v->cpu.exception.vector);
-    v->pending_valid = result == X86_LEAVE_EXIT && (v->cpu.exit.kind != X86_EXIT_EXCEPTION || nested);
-    v->pending_told = v->pending_valid && nested;
-    switch (result) {
-    case X86_LEAVE_SHUTDOWN:
-        return exit_with(v, exit, WHvRunVpExitReasonUnrecoverableException);
-    case X86_LEAVE_EXIT:
-        vcpu_exit_from_cpu(v, exit);
-        return STEP_EXIT;
-    default:
-        if (v->pending_external && v->pending.vector == X86_NMI)
-            v->cpu.nmi_blocked = 1;
-        v->halted = false;
-        return STEP_AGAIN;
-    }
-}
-
-static enum step deliver_event(struct vcpu *v, struct x86_exception event, bool external, WHV_RUN_VP_EXIT_CONTEXT *exit)
-{
-    delivering(v, &event, external);
-    return delivered(v, x86_deliver_event(&v->cpu, &event, external), exit);
-}
-
-static enum step deliver_exception(struct vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
-{
-    delivering(v, &v->cpu.exception, false);
-    enum x86_leave result = x86_deliver_exception(&v->cpu);
-    if (result != X86_LEAVE_EXIT || v->cpu.exit.kind != X86_EXIT_EXCEPTION)
-        v->pending = v->cpu.exception;      // a double fault, by now, where the first one could not be delivered
-    return delivered(v, result, exit);
 }
 
 static void take_init_and_sipi(struct vcpu *v)
 {
     if (lapic_take_init(&v->lapic)) {
         lapic_reset_init(&v->lapic);
-        x86_init(&v->cpu);
+        x86_init(&v->p.cpu);
         start_over(v);
-        v->wait_for_sipi = v->vp->index != 0;
+        v->wait_for_sipi = v->p.vp->index != 0;
     }
     int vector = lapic_take_sipi(&v->lapic);
     if (vector >= 0 && v->wait_for_sipi) {
-        v->cpu.segment[X86_CS].selector = (uint16_t)(vector << 8);
-        v->cpu.slot[X86_SLOT_SEGMENT + X86_CS] = (uint64_t)vector << 12;
-        v->cpu.rip = 0;
+        v->p.cpu.segment[X86_CS].selector = (uint16_t)(vector << 8);
+        v->p.cpu.slot[X86_SLOT_SEGMENT + X86_CS] = (uint64_t)vector << 12;
+        v->p.cpu.rip = 0;
         v->wait_for_sipi = false;
     }
+}
+
+// A delivery ends a halt.
+static enum step woken(struct vcpu *v, enum step step)
+{
+    if (step == STEP_AGAIN)
+        v->halted = false;
+    return step;
+}
+
+static enum step interrupt(struct vcpu *v, uint8_t vector, WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    struct x86_exception event = { .vector = vector };
+    return woken(v, deliver_event(&v->p, event, true, exit, cr8_of(v)));
 }
 
 // What comes before the next instruction (SDM vol. 3A 6.9), highest priority first.
 static enum step events(struct vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
-    struct x86_cpu *cpu = &v->cpu;
+    struct x86_cpu *cpu = &v->p.cpu;
     cpu->leave_on_if = false;
     if (v->eoi_exit) {
         v->eoi_exit = false;
         cpu->exit.kind = X86_EXIT_APIC_EOI;
         cpu->exit.eoi.vector = v->eoi_vector;
-        vcpu_exit_from_cpu(v, exit);
-        return STEP_EXIT;
+        return exit_of_cpu(v, exit);
     }
     bool quiet = !v->soft->apic || lapic_quiet(&v->lapic);
     if (!quiet) {
         take_init_and_sipi(v);
-        if (v->settle && !v->wait_for_sipi)
+        if (v->p.settle && !v->wait_for_sipi)
             return STEP_AGAIN;
     }
     if (v->wait_for_sipi)
         return STEP_RUN;
-    if (v->pending_valid)
-        return deliver_event(v, v->pending, v->pending_external, exit);
-    if (v->event_valid) {
-        v->event_valid = false;
-        return deliver_event(v, v->event, false, exit);
-    }
+    if (v->p.pending_valid || v->p.event_valid)
+        return woken(v, deliver_pending(&v->p, exit, cr8_of(v)));
     if (cpu->interrupt_shadow)
         return STEP_RUN;
     if (!cpu->nmi_blocked) {
-        if (v->notify_nmi) {
-            v->notify_nmi = false;
-            vcpu_exit_context(v, exit, WHvRunVpExitReasonX64InterruptWindow);
+        if (v->p.notify_nmi) {
+            v->p.notify_nmi = false;
+            (void)exit_with(v, exit, WHvRunVpExitReasonX64InterruptWindow);
             exit->InterruptWindow.DeliverableType = WHvX64PendingNmi;
             return STEP_EXIT;
         }
         if (!quiet && lapic_take_nmi(&v->lapic))
-            return deliver_event(v, (struct x86_exception){ .vector = X86_NMI }, true, exit);
+            return interrupt(v, X86_NMI, exit);
     }
     if (!(cpu->rflags & X86_IF)) {
-        cpu->leave_on_if = !quiet || v->ext_int_valid || v->notify_interrupt;
+        cpu->leave_on_if = !quiet || v->p.ext_int_valid || v->p.notify_interrupt;
         return STEP_RUN;
     }
     // A halted processor takes one only when its owner has ended the halt (HaltSuspend), as measured on WHP.
-    if (v->ext_int_valid && !v->halted) {
-        v->ext_int_valid = false;
-        return deliver_event(v, (struct x86_exception){ .vector = v->ext_int_vector }, true, exit);
+    if (v->p.ext_int_valid && !v->halted) {
+        v->p.ext_int_valid = false;
+        return interrupt(v, v->p.ext_int_vector, exit);
     }
-    if (v->notify_interrupt && (v->notify_priority == 0 || lapic_get_cr8(&v->lapic) < v->notify_priority)) {
-        v->notify_interrupt = false;
-        vcpu_exit_context(v, exit, WHvRunVpExitReasonX64InterruptWindow);
+    if (v->p.notify_interrupt && (v->p.notify_priority == 0 || lapic_get_cr8(&v->lapic) < v->p.notify_priority)) {
+        v->p.notify_interrupt = false;
+        (void)exit_with(v, exit, WHvRunVpExitReasonX64InterruptWindow);
         exit->InterruptWindow.DeliverableType = WHvX64PendingInterrupt;
         return STEP_EXIT;
     }
     int vector = quiet ? -1 : lapic_pending(&v->lapic);
     if (vector >= 0) {
         lapic_accept(&v->lapic, (uint8_t)vector);
-        return deliver_event(v, (struct x86_exception){ .vector = (uint8_t)vector }, true, exit);
+        return interrupt(v, (uint8_t)vector, exit);
     }
     return STEP_RUN;
 }
@@ -307,10 +241,10 @@ static enum step events(struct vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
 static void sleep_until_event(struct vcpu *v)
 {
     uint64_t timeout = v->wait_for_sipi ? UINT64_MAX : vcpu_ns_until(v, lapic_timer_deadline(&v->lapic));
-    stand_aside(v);
+    turnstile_stand_aside(&v->turnstile);
     if (timeout)
         os_wait(&v->attention, 0, timeout);
-    come_back(v);
+    turnstile_come_back(&v->turnstile);
 }
 
 // ---- Running -----------------------------------------------------------------------------------------------------
@@ -318,10 +252,10 @@ static void sleep_until_event(struct vcpu *v)
 // #DB after an instruction that was run with RFLAGS.TF set, or that hit a data breakpoint (SDM vol. 3B 18.3.1).
 static enum step debug_trap(struct vcpu *v, bool single_step, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
-    x86_fault(&v->cpu, X86_DB, -1);
-    v->cpu.exception.address = v->cpu.watch_hit | (single_step ? 1u << 14 : 0);
-    v->cpu.watch_hit = 0;
-    return deliver_exception(v, exit);
+    x86_fault(&v->p.cpu, X86_DB, -1);
+    v->p.cpu.exception.address = v->p.cpu.watch_hit | (single_step ? 1u << 14 : 0);
+    v->p.cpu.watch_hit = 0;
+    return deliver_exception(&v->p, exit, cr8_of(v));
 }
 
 // An instruction breakpoint at RIP: #DB before the instruction, unless RFLAGS.RF says that it was taken already.
@@ -342,11 +276,11 @@ static bool breakpoint_hit(struct x86_cpu *cpu)
 
 static enum step guest(struct vcpu *v, uint64_t generation, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
-    struct x86_cpu *cpu = &v->cpu;
+    struct x86_cpu *cpu = &v->p.cpu;
     bool single = cpu->mode & X86_MODE_SINGLE, trap = cpu->rflags & X86_TF, shadow = cpu->interrupt_shadow;
     bool resumed = cpu->rflags & X86_RF, debug = false;
     if (single && breakpoint_hit(cpu))
-        return deliver_exception(v, exit);
+        return deliver_exception(&v->p, exit, cr8_of(v));
     uint64_t from = cpu->rip;
     cpu->watch_hit = 0;
     if (shadow)
@@ -383,12 +317,11 @@ static enum step guest(struct vcpu *v, uint64_t generation, WHV_RUN_VP_EXIT_CONT
         v->halted = true;
         return STEP_AGAIN;
     case X86_LEAVE_EXCEPTION:
-        return deliver_exception(v, exit);
+        return deliver_exception(&v->p, exit, cr8_of(v));
     case X86_LEAVE_EXIT:
         if (shadow && single)
             cpu->interrupt_shadow = 1;      // the instruction was not executed: its shadow is still on
-        vcpu_exit_from_cpu(v, exit);
-        return STEP_EXIT;
+        return exit_of_cpu(v, exit);
     case X86_LEAVE_SHUTDOWN:
         break;
     }
@@ -397,11 +330,11 @@ static enum step guest(struct vcpu *v, uint64_t generation, WHV_RUN_VP_EXIT_CONT
 
 static enum step settle(struct vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
-    x86_settle_state(&v->cpu);
+    x86_settle_state(&v->p.cpu);
     // An external interrupt event without an APIC mode is accepted by the set call and refused by the run.
-    if (!x86_state_valid(&v->cpu) || (v->ext_int_valid && !v->soft->apic))
+    if (!x86_state_valid(&v->p.cpu) || (v->p.ext_int_valid && !v->soft->apic))
         return exit_with(v, exit, WHvRunVpExitReasonInvalidVpRegisterValue);
-    v->settle = false;
+    v->p.settle = false;
     return STEP_RUN;
 }
 
@@ -409,7 +342,7 @@ static enum step attend(struct vcpu *v, uint32_t attention, WHV_RUN_VP_EXIT_CONT
 {
     if (attention & VCPU_CANCEL) {
         atomic_fetch_and(&v->attention, ~(uint32_t)VCPU_CANCEL);
-        vcpu_exit_context(v, exit, WHvRunVpExitReasonCanceled);
+        (void)exit_with(v, exit, WHvRunVpExitReasonCanceled);
         exit->CancelReason.CancelReason = WHvRunVpCancelReasonUser;
         return STEP_EXIT;
     }
@@ -420,15 +353,15 @@ static enum step attend(struct vcpu *v, uint32_t attention, WHV_RUN_VP_EXIT_CONT
 static enum step run_step(struct vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     // Sampled before `attention`: a kick after this line makes x86_run return at once.
-    uint64_t generation = atomic_load(&v->cpu.generation);
+    uint64_t generation = atomic_load(&v->p.cpu.generation);
     uint32_t attention = atomic_load(&v->attention);
     if (attention && attend(v, attention, exit) == STEP_EXIT)
         return STEP_EXIT;
-    if (atomic_load(&v->stops_asked) != v->stops_done)
-        give_way(v);
+    if (turnstile_wanted(&v->turnstile))
+        turnstile_give_way(&v->turnstile);
     if (v->soft->apic && vcpu_ns_until(v, lapic_timer_deadline(&v->lapic)) == 0)
         (void)lapic_timer_poll(&v->lapic, vcpu_time(v));
-    if (v->settle && !v->wait_for_sipi && settle(v, exit) == STEP_EXIT)
+    if (v->p.settle && !v->wait_for_sipi && settle(v, exit) == STEP_EXIT)
         return STEP_EXIT;
     enum step step = events(v, exit);
     if (step != STEP_RUN)
@@ -446,22 +379,22 @@ HRESULT vcpu_run(struct vp *vp, WHV_RUN_VP_EXIT_CONTEXT *exit)
     struct os_guard guard;
     struct x86_fpu_host host = x86_fpu_host_enter();
     atomic_store(&v->running, true);
-    come_back(v);
+    turnstile_come_back(&v->turnstile);
     // The caller may have written to guest memory since the last run: have code compared again.
-    atomic_fetch_add(&v->cpu.generation, 1);
+    atomic_fetch_add(&v->p.cpu.generation, 1);
     if (OS_GUARD_ENTER(&guard) == 0) {
         while (run_step(v, exit) != STEP_EXIT)
             ;
     } else {
         // Guest memory that the host took away. Handlers change nothing before their last access, so the
         // processor is still before the instruction.
-        if (!vcpu_exit_memory_gone(v, guard.address, guard.write, exit))
+        if (!exit_memory_gone(&v->p, guard.address, guard.write, exit, cr8_of(v)))
             os_guard_unexplained(&guard);
         account(v);
     }
     os_guard_leave(&guard);
     atomic_store(&v->running, false);
-    stand_aside(v);
+    turnstile_stand_aside(&v->turnstile);
     x86_fpu_host_leave(host);
     return S_OK;
 }

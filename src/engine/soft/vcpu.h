@@ -1,11 +1,9 @@
 // Inside the soft engine: a partition's and a processor's object, and who may touch what.
 //
-// Threads. The thread inside vcpu_run holds `state_lock` while guest code runs and gives it up while the processor
-// sleeps. Everybody else reaches a processor's state between vcpu_stop and vcpu_resume, which hold the same lock.
-// What needs neither: `attention`, the local APIC's any-thread functions, `instructions`.
-// Fairness: a busy processor lets in those who asked before it gives way, and runs before it lets in the next ones,
-// so neither side can starve the other.
-// Lock order: state_lock is taken after partition->lock. Who holds that one may stop several processors at once;
+// Threads. The thread inside vcpu_run holds the turnstile's lock while guest code runs and gives it up while the
+// processor sleeps. Everybody else reaches a processor's state between vcpu_stop and vcpu_resume, which hold the same
+// lock. What needs neither: `attention`, the local APIC's any-thread functions, `instructions`.
+// Lock order: the turnstile's is taken after partition->lock. Who holds that one may stop several processors at once;
 // everybody else stops one.
 #ifndef BULKHEAD_SOFT_VCPU_H
 #define BULKHEAD_SOFT_VCPU_H
@@ -13,6 +11,8 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "engine/common/processor.h"
+#include "engine/common/turnstile.h"
 #include "engine/soft/lapic.h"
 #include "partition/partition.h"
 #include "x86/cpu.h"
@@ -47,45 +47,23 @@ struct soft_partition {
 };
 
 struct vcpu {
-    struct x86_cpu cpu;
-    struct vp *vp;
+    struct processor p;                 // the first member: what is given a processor may have to find the vcpu
     struct soft_partition *soft;
     struct lapic lapic;
+    struct turnstile turnstile;
 
-    pthread_mutex_t state_lock;
-    pthread_cond_t admit;               // somebody who waits in vcpu_stop may come in
-    pthread_cond_t left;                // all who were let in have left
     _Atomic uint32_t attention;         // enum vcpu_attention; the word that a sleeping processor waits on
-    _Atomic uint32_t stops_asked;       // tickets that vcpu_stop has given out
     atomic_bool running;                // a thread is inside vcpu_run
-    atomic_bool busy;                   // and it is neither asleep nor about to sleep
     _Atomic uint64_t instructions;
 
-    // Under state_lock:
-    uint32_t stops_admitted;            // while busy: tickets below this may come in
-    uint32_t stops_done;                // visits that have ended
+    // Under the turnstile's lock:
     int64_t granted;                    // the budget last given; minus cpu.budget = executed since
     bool halted;                        // by HLT, with an APIC mode: sleeps until an event
     bool wait_for_sipi;
-    bool settle;                        // state was set from outside: derive and check before running
-    bool tlb_used;
-    struct x86_exception pending;       // event to deliver before the next instruction
-    bool pending_valid, pending_external;
-    bool pending_told;                  // its delivery raised an exception that the client was told of
-    struct x86_exception told;          // the software exception that the last exit was for, and its RIP
-    uint64_t told_rip;
-    struct x86_exception event;         // WHvRegisterPendingEvent: exception
-    bool event_valid;
-    bool ext_int_valid;
-    uint8_t ext_int_vector;
-    bool notify_interrupt, notify_nmi;
-    uint8_t notify_priority;
     bool eoi_exit;                      // an EOI has to be told
     uint8_t eoi_vector;
     uint64_t tsc_offset;                // added to the partition's TSC
     uint64_t tsc_adjust;
-    struct gpa_range ranges[2];         // the last ranges of guest memory looked up; size 0: none
-    unsigned range_next;
 };
 
 CHECKED HRESULT vcpu_create(struct vp *vp);
@@ -98,7 +76,6 @@ void vcpu_stop(struct vcpu *v);
 void vcpu_resume(struct vcpu *v);
 // Get the processor's attention. Any thread.
 void vcpu_kick(struct vcpu *v, uint32_t why);
-void vcpu_forget_memory(struct vcpu *v);
 
 // platform.c: what is behind the processor.
 extern const struct x86_bus vcpu_bus;
@@ -108,15 +85,6 @@ uint64_t vcpu_guest_tsc(const struct vcpu *v);
 struct lapic_time vcpu_time(const struct vcpu *v);
 uint64_t vcpu_ns_until(const struct vcpu *v, uint64_t deadline_ns);
 void vcpu_set_tsc(struct vcpu *v, uint64_t tsc);
-
-// exits.c: what an exit tells.
-void vcpu_exit_context(struct vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit, WHV_RUN_VP_EXIT_REASON reason);
-void vcpu_exit_from_cpu(struct vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit);
-// Whether a host address lies in memory that the guest has, and where. Any thread.
-bool vcpu_is_guest_memory(struct vcpu *v, const void *address, gpa_t *gpa);
-// A host access at `address` failed under the processor: true when it is guest memory, and the exit says which.
-bool vcpu_exit_memory_gone(struct vcpu *v, const void *address, bool write, WHV_RUN_VP_EXIT_CONTEXT *exit);
-WHV_X64_SEGMENT_REGISTER vcpu_segment(const struct x86_cpu *cpu, unsigned segment);
 
 // registers.c
 CHECKED HRESULT vcpu_get_registers(struct vp *vp, const WHV_REGISTER_NAME *names, UINT32 count, WHV_REGISTER_VALUE *values);

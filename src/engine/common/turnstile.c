@@ -1,0 +1,61 @@
+// Who may touch a processor: tickets, and a runner that lets them in in turn.
+#include "engine/common/turnstile.h"
+
+void turnstile_init(struct turnstile *t)
+{
+    pthread_mutex_init(&t->lock, NULL);
+    pthread_cond_init(&t->admit, NULL);
+    pthread_cond_init(&t->left, NULL);
+    atomic_init(&t->asked, 0);
+    atomic_init(&t->busy, false);
+    t->admitted = t->done = 0;
+}
+
+void turnstile_destroy(struct turnstile *t)
+{
+    pthread_cond_destroy(&t->left);
+    pthread_cond_destroy(&t->admit);
+    pthread_mutex_destroy(&t->lock);
+}
+
+uint32_t turnstile_ask(struct turnstile *t)
+{
+    return atomic_fetch_add(&t->asked, 1);
+}
+
+void turnstile_enter(struct turnstile *t, uint32_t ticket)
+{
+    pthread_mutex_lock(&t->lock);
+    while (atomic_load(&t->busy) && (int32_t)(ticket - t->admitted) >= 0)
+        pthread_cond_wait(&t->admit, &t->lock);
+}
+
+void turnstile_leave(struct turnstile *t)
+{
+    if (++t->done == t->admitted)
+        pthread_cond_signal(&t->left);
+    pthread_mutex_unlock(&t->lock);
+}
+
+void turnstile_come_back(struct turnstile *t)
+{
+    atomic_store(&t->busy, true);
+    pthread_mutex_lock(&t->lock);
+}
+
+// No guest code runs from here on: whoever has asked may come in.
+void turnstile_stand_aside(struct turnstile *t)
+{
+    atomic_store(&t->busy, false);
+    pthread_cond_broadcast(&t->admit);
+    pthread_mutex_unlock(&t->lock);
+}
+
+// Let those in who have asked by now.
+void turnstile_give_way(struct turnstile *t)
+{
+    t->admitted = atomic_load(&t->asked);
+    pthread_cond_broadcast(&t->admit);
+    while (t->done != t->admitted)
+        pthread_cond_wait(&t->left, &t->lock);
+}
