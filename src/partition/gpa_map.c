@@ -66,19 +66,24 @@ static size_t first_starting_at(const struct gpa_map *map, size_t from, gpa_t gp
     return low;
 }
 
-bool gpa_map_find(struct gpa_map *map, gpa_t gpa, struct gpa_range *found)
+bool gpa_map_next(struct gpa_map *map, gpa_t gpa, struct gpa_range *found)
 {
     bool hit = false;
     size_t i;
 
     pthread_rwlock_rdlock(&map->lock);
     i = first_ending_above(map, gpa);
-    if (i < map->count && map->ranges[i].gpa <= gpa) {
+    if (i < map->count) {
         *found = map->ranges[i];
         hit = true;
     }
     pthread_rwlock_unlock(&map->lock);
     return hit;
+}
+
+bool gpa_map_find(struct gpa_map *map, gpa_t gpa, struct gpa_range *found)
+{
+    return gpa_map_next(map, gpa, found) && found->gpa <= gpa;
 }
 
 // Remember `old_count` ranges from `first` on, in the place of which `count` ranges will be put.

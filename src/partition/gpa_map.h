@@ -35,6 +35,9 @@ void gpa_map_destroy(struct gpa_map *map);
 // Find the range that holds `gpa` and copy it out. Takes the read lock. False when nothing is mapped there.
 bool gpa_map_find(struct gpa_map *map, gpa_t gpa, struct gpa_range *found);
 
+// The same for the first range that ends above `gpa`: the one that holds it, or else the next one up.
+bool gpa_map_next(struct gpa_map *map, gpa_t gpa, struct gpa_range *found);
+
 // What a change took out of the map and put there instead. Good until the next change.
 struct gpa_map_undo {
     size_t first, count;        // the ranges that the change put there
