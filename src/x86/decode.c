@@ -134,7 +134,7 @@ static uint8_t insn_flags(const ZydisDecodedInstruction *z, uint32_t mode)
     return (uint8_t)flags;
 }
 
-static void decoder_init(ZydisDecoder *decoder, uint32_t mode)
+void x86_decoder_init(ZydisDecoder *decoder, uint32_t mode)
 {
     bool protected_mode = mode & X86_MODE_PROTECTED;
     switch (mode & X86_MODE_CODE) {
@@ -164,7 +164,7 @@ enum x86_decode_result x86_decode(struct x86_cpu *cpu, uint32_t mode, const uint
     ZydisDecoder decoder;
     ZydisDecodedInstruction z;
     ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
-    decoder_init(&decoder, mode);
+    x86_decoder_init(&decoder, mode);
     ZyanStatus status = ZydisDecoderDecodeFull(&decoder, bytes, size, &z, operands);
     if (status == ZYDIS_STATUS_NO_MORE_DATA && size < ZYDIS_MAX_INSTRUCTION_LENGTH)
         return X86_DECODE_TRUNCATED;

@@ -52,6 +52,9 @@ static inline bool x86_is_memory(const ZydisDecodedOperand *operand) { return op
 static inline bool x86_is_register(const ZydisDecodedOperand *operand) { return operand->type == ZYDIS_OPERAND_TYPE_REGISTER; }
 static inline bool x86_is_immediate(const ZydisDecodedOperand *operand) { return operand->type == ZYDIS_OPERAND_TYPE_IMMEDIATE; }
 
+// Zydis as code of this mode (enum x86_mode) wants it.
+void x86_decoder_init(ZydisDecoder *decoder, uint32_t mode);
+
 enum x86_decode_result { X86_DECODE_OK, X86_DECODE_END, X86_DECODE_INVALID, X86_DECODE_TRUNCATED };
 
 // Decode one instruction. OK: go on behind it; END: it ends a block; INVALID: `insn` raises #UD (and ends the block);
