@@ -1,8 +1,14 @@
 // The local APIC that KVM emulates (split interrupt controller): set-up, requests, EOI exits, state in both directions.
 //
-// EOI exits. KVM tells of an EOI for vectors that an entry of its routing table with level trigger names, and edge
-// interrupts of such a vector too. So an entry is made when a vector is first requested with level trigger, and the
-// exit is passed on only while the vector's last request was a level one.
+// EOI exits. KVM tells of an EOI for the vectors that an entry of its routing table with level trigger names, on
+// processors that the entry's destination reaches; of edge interrupts with such a vector too. So an entry to everybody
+// is made when a vector is first requested with level trigger, or comes with a restored state, and whether the exit is
+// passed on is what the processor's trigger mode register says: it follows the last acceptance of the vector there.
+//
+// Destinations. A device's 8-bit destination of all ones is everybody, in xAPIC and x2APIC mode alike; so is one of 32
+// bits. KVM's broadcast for the one mode does not reach processors in the other: what goes to everybody goes twice.
+//
+// `base` is IA32_APIC_BASE of the processor in question everywhere here.
 #ifndef BULKHEAD_KVM_APIC_H
 #define BULKHEAD_KVM_APIC_H
 
@@ -11,33 +17,54 @@
 
 #include "partition/partition.h"
 
+#define KVM_APIC_PAGE_SIZE 4096
+
 struct kvm_apic {
     int vm;
     bool x2apic;                        // X2Apic mode: 32-bit destinations
     pthread_mutex_t lock;               // the routing table
-    uint64_t routed[4];                 // vectors that have an entry
-    _Atomic uint64_t level[4];          // vectors whose last request was level-triggered
+    _Atomic uint64_t routed[4];         // vectors that have an entry
+    pthread_rwlock_t state;             // requests: readers; a state on its way into KVM: writer
 };
 
-// Before the first processor is created. On failure nothing is left to undo but the partition's descriptor.
-CHECKED HRESULT kvm_apic_setup(struct kvm_apic *a, int vm, WHV_X64_LOCAL_APIC_EMULATION_MODE mode);
+// Before the first processor is created. `bus_ns`: nanoseconds of a cycle of the timer's input. On failure nothing is
+// left to undo but the partition's descriptor.
+CHECKED HRESULT kvm_apic_setup(struct kvm_apic *a, int vm, WHV_X64_LOCAL_APIC_EMULATION_MODE mode, uint32_t bus_ns);
 void kvm_apic_destroy(struct kvm_apic *a);
 
-// Fixed, lowest priority, NMI, INIT, start-up; also to a software-disabled APIC (dropped as KVM does). Any thread.
+// Fixed, lowest priority, NMI, INIT, start-up. S_OK also when nobody is there or takes it. Any thread.
 CHECKED HRESULT kvm_apic_request(struct kvm_apic *a, const WHV_INTERRUPT_CONTROL *interrupt);
-// LINT1 of the processor behind `fd`: what its LVT entry says (NMI or fixed, unless masked).
-CHECKED HRESULT kvm_apic_local_interrupt(struct kvm_apic *a, int fd);
-// Whether an EOI of this vector is to be told.
-bool kvm_apic_tells_eoi(const struct kvm_apic *a, uint32_t vector);
+// LINT1 of the processor behind `fd`, if the interrupt's destination includes it: what its LVT entry says (fixed, NMI or
+// INIT, unless masked). The processor stands still.
+CHECKED HRESULT kvm_apic_local_interrupt(struct kvm_apic *a, int fd, uint64_t base, const WHV_INTERRUPT_CONTROL *interrupt);
+// Whether KVM's EOI exit of this vector is one to tell of. The processor has just exited for it.
+CHECKED HRESULT kvm_apic_tells_eoi(int fd, uint32_t vector, bool *tells);
 
-// The 4,096-byte register page at 16-byte stride (WHP's standard form), whatever the APIC's mode. E_INVALIDARG for
-// values that no APIC can hold; nothing is changed then. The processor stands still.
-CHECKED HRESULT kvm_apic_get_page(const struct kvm_apic *a, int fd, uint8_t page[4096]);
-CHECKED HRESULT kvm_apic_set_page(const struct kvm_apic *a, int fd, const uint8_t page[4096]);
+// The 4,096-byte register page at 16-byte stride (WHP's standard form), whatever the APIC's mode. The processor stands
+// still.
+CHECKED HRESULT kvm_apic_get_page(int fd, uint64_t base, uint8_t page[KVM_APIC_PAGE_SIZE]);
+// E_INVALIDARG for reserved bits. What only follows from others (ID, version, PPR, and LDR in x2APIC mode) is ignored,
+// and so is what is between registers. `before`: the page that this one was made from; only what differs is handed on,
+// single interrupts included, so that none is lost that has come in meanwhile. NULL: everything. Nothing is changed on
+// failure.
+//
+// A one-shot timer with an initial count and no current count has expired. KVM does not say whether its interrupt has
+// been requested yet, and requests it (again) when the state is set: a surplus interrupt, where soft processors have
+// none, but never a lost one.
+// An interrupt that another processor's guest code sends in the instant of a set can be lost.
+CHECKED HRESULT kvm_apic_set_page(struct kvm_apic *a, int fd, uint64_t base, const uint8_t page[KVM_APIC_PAGE_SIZE],
+                                  const uint8_t *before);
 
-// One register of such a page by its offset >> 4, with what WHP's register names mean (x2APIC ID and ICR forms
-// included). False: there is no such register, or (set) it cannot hold the value.
-bool kvm_apic_page_get(const struct kvm_apic *a, const uint8_t page[4096], unsigned n, uint64_t *value);
-bool kvm_apic_page_set(const struct kvm_apic *a, uint8_t page[4096], unsigned n, uint64_t value);
+// One register of such a page by its offset >> 4; the ICR is 64 bits wide with its high half. Setting stores state: no
+// message is sent, and what follows in the page follows (PPR; the count starts or stops). False, and nothing changed:
+// no such register, reserved bits, a register that has no state (EOI, self IPI), or another value than its own for one
+// that only follows from others.
+bool kvm_apic_page_get(const uint8_t page[KVM_APIC_PAGE_SIZE], unsigned n, uint64_t *value);
+bool kvm_apic_page_set(uint8_t page[KVM_APIC_PAGE_SIZE], uint64_t base, unsigned n, uint64_t value);
+// What kvm_apic_page_set would answer.
+bool kvm_apic_page_valid(const uint8_t page[KVM_APIC_PAGE_SIZE], uint64_t base, unsigned n, uint64_t value);
+
+// Have an EOI exit for these vectors from now on, whatever processor it comes from. (For kvm_apic_set_page.)
+CHECKED HRESULT kvm_apic_route(struct kvm_apic *a, const uint64_t vectors[4]);
 
 #endif
