@@ -1,34 +1,63 @@
 #!/usr/bin/env python3
 """Adds up test runs of Meson, and ends with the line 'N passed, N failed, N skipped'.
 
-usage: test_total.py EXPECTED_SKIPS TESTLOG_JSON...
+usage: test_total.py [--host WORD,...] EXPECTED_SKIPS TESTLOG_JSON...
 
 A program that speaks cmocka counts by its cases, any other one as a single test. EXPECTED_SKIPS has one line
-for each skip that is no failure: 'TEST' or 'TEST:CASE', then '#' and the reason. A run without tests, or whose
-log is missing, is a failure, so that a broken build cannot pass for a success.
+for each skip that is no failure: 'TEST' or 'TEST:CASE' (with * for any text), perhaps 'where WORD', then '#' and the
+reason. With a word, the skip is expected only on a host of which the word is true:
+
+  no-kvm        /dev/kvm does not open
+  paravirtual   it does, but the processor has neither vmx nor svm: the kernel interprets ordinary guests
+
+So nothing passes merely because an engine was skipped: where /dev/kvm opens, its column must have run. A test of which
+there is one for the soft engine and none for kvm is a failure everywhere. --host overrides what the host is, for tests
+of this program. A run without tests, or whose log is missing, is a failure, so that a broken build cannot pass for a
+success.
 """
 
-import json
+import argparse
+import fnmatch
+import os
 import re
 import sys
 
-PASSED = ('OK', 'EXPECTEDFAIL')
+from test_log import PASSED, cases_of, name_of, read_log
+
 CASES = re.compile(r'^\[  (PASSED |FAILED |SKIPPED) \] (\d+) test\(s\)', re.MULTILINE)
 NAMES = re.compile(r'^\[  (FAILED |SKIPPED) \] (\w+)$', re.MULTILINE)
+WORDS = ('no-kvm', 'paravirtual')
 
 
-def read_log(path):
+def host_words():
+    """The words of WORDS that are true of this host."""
     try:
-        with open(path, encoding='utf-8') as log:
-            return [json.loads(line) for line in log if line.strip()]
-    except (OSError, ValueError) as error:
-        print(f'{path}: {error}')
-        return []
+        os.close(os.open('/dev/kvm', os.O_RDWR | os.O_CLOEXEC))
+    except OSError:
+        return {'no-kvm'}
+    with open('/proc/cpuinfo', encoding='utf-8') as file:
+        flags = re.search(r'^flags\s*:(.*)$', file.read(), re.MULTILINE)
+    return set() if flags and {'vmx', 'svm'} & set(flags[1].split()) else {'paravirtual'}
+
+
+def read_expected(path, host):
+    """The patterns of the skips that this host may have."""
+    patterns = []
+    with open(path, encoding='utf-8') as lines:
+        for line in lines:
+            words = line.split('#')[0].split()
+            if not words:
+                continue
+            if len(words) not in (1, 3) or (len(words) == 3 and (words[1] != 'where' or words[2] not in WORDS)):
+                sys.exit(f'{path}: cannot read "{line.strip()}"')
+            if len(words) == 1 or words[2] in host:
+                patterns.append(words[0])
+    return patterns
 
 
 def count(test):
     """Returns passed, failed, and the names of what was skipped; names what failed."""
-    name, result = test['name'], test['result']
+    name, result = name_of(test), test['result']
     if result == 'SKIP':
         return 0, 0, [name]
     text = test.get('stderr') or test.get('stdout') or ''
@@ -49,25 +78,46 @@ def count(test):
     return passed, failed, skipped
 
 
+def columns_complete(tests):
+    """Whether each test of the soft engine has one of the kvm engine beside it; names those that have none."""
+    names = {name_of(test) for test in tests}
+    lonely = sorted(name for name in names if name.endswith('-soft') and name[:-5] + '-kvm' not in names)
+    for name in lonely:
+        print(f'not run on kvm: {name}')
+    return not lonely
+
+
 def main():
-    with open(sys.argv[1], encoding='utf-8') as lines:
-        expected = {line.split('#')[0].strip() for line in lines} - {''}
-    passed = failed = skipped = 0
-    good = len(sys.argv) > 2
-    for path in sys.argv[2:]:
+    parser = argparse.ArgumentParser(usage=__doc__)
+    parser.add_argument('--host')
+    parser.add_argument('expected_skips')
+    parser.add_argument('logs', nargs='*')
+    arguments = parser.parse_args()
+    host = host_words() if arguments.host is None else set(arguments.host.split(','))
+    expected = read_expected(arguments.expected_skips, host)
+    passed = failed = skipped = refused = 0
+    good = bool(arguments.logs)
+    for path in arguments.logs:
         tests = read_log(path)
         if not tests:
             print(f'no tests: {path}')
             good = False
+        good = columns_complete(tests) and good
         for test in tests:
             more_passed, more_failed, names = count(test)
             passed += more_passed
             failed += more_failed
             skipped += len(names)
+            cases = cases_of(test)
+            refused += sum(outcome == 'refused' for outcome, _ in cases.values())
             for name in names:
-                known = name.split(' / ')[-1] in expected
-                print(f'skipped: {name}' + ('' if known else ', which was not expected'))
+                reason = cases.get(name.partition(':')[2], ('', ''))[1]
+                known = any(fnmatch.fnmatchcase(name, pattern) for pattern in expected)
+                print(f'skipped: {name}' + (f' ({reason})' if reason else '')
+                      + ('' if known else ', which was not expected'))
                 good = good and known
+    if refused:
+        print(f'{refused} of those that passed verified a refusal, as documented')
     print(f'{passed} passed, {failed} failed, {skipped} skipped')
     sys.exit(0 if good and passed > 0 and failed == 0 else 1)
 

@@ -22,11 +22,21 @@ FAILED = '''[  PASSED  ] 2 test(s).
 '''
 
 
-def entry(name, result, stderr=''):
-    return {'name': name, 'result': result, 'stdout': '', 'stderr': stderr}
+TOLD = '''[ RUN      ] test_apic
+skipped: no reason at all
+[  SKIPPED ] test_apic
+[ RUN      ] test_exits
+refused as documented: CPUID exits
+[       OK ] test_exits
+'''
 
 
-# The log (None: no file), the expected skips, the last line, and whether it is a success.
+def entry(name, result, stderr='', stdout=''):
+    return {'name': name, 'result': result, 'stdout': stdout, 'stderr': stderr}
+
+
+# The log (None: no file), the expected skips, the last line, and whether it is a success; perhaps what the host is, and
+# a line that must be there.
 CASES = [
     ([entry('a', 'OK'), entry('b', 'OK', CMOCKA)], 'b:test_apic  # why', '4 passed, 0 failed, 1 skipped', True),
     ([entry('b', 'OK', CMOCKA)], '# none', '3 passed, 0 failed, 1 skipped', False),
@@ -38,6 +48,20 @@ CASES = [
     ([entry('a', 'OK'), entry('t', 'TIMEOUT')], '', '1 passed, 1 failed, 0 skipped', False),
     ([], '', '0 passed, 0 failed, 0 skipped', False),
     (None, '', '0 passed, 0 failed, 0 skipped', False),
+    # A skip that only one kind of host may have.
+    ([entry('a', 'OK'), entry('c-kvm', 'SKIP')], '*-kvm where no-kvm', '1 passed, 0 failed, 1 skipped', True, 'no-kvm'),
+    ([entry('a', 'OK'), entry('c-kvm', 'SKIP')], '*-kvm where no-kvm', '1 passed, 0 failed, 1 skipped', False,
+     'paravirtual'),
+    ([entry('b', 'OK', CMOCKA)], 'b:test_apic where paravirtual', '3 passed, 0 failed, 1 skipped', True, 'paravirtual'),
+    ([entry('b', 'OK', CMOCKA)], 'b:test_apic where paravirtual', '3 passed, 0 failed, 1 skipped', False, 'no-kvm'),
+    # The kvm column is missing.
+    ([entry('a-soft', 'OK')], '', '1 passed, 0 failed, 0 skipped', False),
+    ([entry('a-soft', 'OK'), entry('a-kvm', 'OK')], '', '2 passed, 0 failed, 0 skipped', True),
+    # Reasons and refusals are told.
+    ([entry('b', 'OK', CMOCKA, TOLD)], 'b:*', '3 passed, 0 failed, 1 skipped', True, 'no-kvm',
+     'skipped: b:test_apic (no reason at all)'),
+    ([entry('b', 'OK', CMOCKA, TOLD)], 'b:*', '3 passed, 0 failed, 1 skipped', True, 'no-kvm',
+     '1 of those that passed verified a refusal, as documented'),
 ]
 
 
@@ -45,7 +69,7 @@ def main():
     failures = 0
     with tempfile.TemporaryDirectory() as directory:
         log, skips = os.path.join(directory, 'testlog.json'), os.path.join(directory, 'skips')
-        for entries, expected_skips, last_line, success in CASES:
+        for entries, expected_skips, last_line, success, *more in CASES:
             if os.path.exists(log):
                 os.remove(log)
             if entries is not None:
@@ -53,9 +77,11 @@ def main():
                     file.writelines(json.dumps(line) + '\n' for line in entries)
             with open(skips, 'w', encoding='utf-8') as file:
                 file.write(expected_skips + '\n')
-            result = subprocess.run([sys.executable, sys.argv[1], skips, log], stdout=subprocess.PIPE,
-                                    text=True, check=False)
-            if result.stdout.splitlines()[-1] != last_line or (result.returncode == 0) != success:
+            host = ['--host', more[0]] if more else []
+            result = subprocess.run([sys.executable, sys.argv[1]] + host + [skips, log],
+                                    stdout=subprocess.PIPE, text=True, check=False)
+            lines = result.stdout.splitlines()
+            if lines[-1] != last_line or (result.returncode == 0) != success or (more[1:] and more[1] not in lines):
                 print(f'{entries}: exit code {result.returncode}\n{result.stdout}')
                 failures += 1
     print(f'{len(CASES)} logs, {failures} failures')
