@@ -15,8 +15,7 @@
 
 #include <cmocka.h>
 
-#include "WinHvPlatform.h"
-#include "bulkhead/bulkhead.h"
+#include "../support/engine.h"
 
 // Compare HRESULTs as the unsigned numbers that the reference writes.
 #define assert_hr(actual, expected) assert_int_equal((uint32_t)(actual), (uint32_t)(expected))

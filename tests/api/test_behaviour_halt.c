@@ -135,5 +135,5 @@ int main(void)
         cmocka_unit_test(test_unrecoverable),
     };
 
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return engine_run_tests(tests);
 }

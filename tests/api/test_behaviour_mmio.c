@@ -80,6 +80,13 @@ static const struct snippet wide[] = {
     CODE_("rep movsq to the device", "\xF3\x48\xA5"),
     CODE_("rep movsq from the device", "\x48\x87\xF7\xF3\x48\xA5"),
     CODE_("rep stosq", "\xF3\x48\xAB"),
+    CODE_("push qword [device]", "\xFF\x37"),
+    CODE_("imul rax, [device], 3", "\x48\x6B\x07\x03"),
+    CODE_("movnti [device], rax", "\x48\x0F\xC3\x07"),
+};
+
+// The same, with the registers of SSE, x87 and MMX.
+static const struct snippet vector[] = {
     CODE_("movdqu xmm1, [device]", "\xF3\x0F\x6F\x4F\x03"),
     CODE_("movdqu [device], xmm0", "\xF3\x0F\x7F\x47\x05"),
     CODE_("movaps [device], xmm0", "\x0F\x29\x07"),
@@ -93,9 +100,6 @@ static const struct snippet wide[] = {
     CODE_("fadd dword [device]", "\xD9\xE8\xD8\x07"),
     CODE_("movq mm1, [device]", "\x0F\x6F\x0F"),
     CODE_("movq [device], mm1", "\x0F\x7F\x0F"),
-    CODE_("movnti [device], rax", "\x48\x0F\xC3\x07"),
-    CODE_("push qword [device]", "\xFF\x37"),
-    CODE_("imul rax, [device], 3", "\x48\x6B\x07\x03"),
 };
 
 // Everything that may differ.
@@ -222,6 +226,14 @@ static void test_wide(void **state)
         compare(&wide[i], true);
 }
 
+static void test_vector(void **state)
+{
+    (void)state;
+    needs_vector_code();
+    for (unsigned int i = 0; i < sizeof(vector) / sizeof(vector[0]); i++)
+        compare(&vector[i], true);
+}
+
 // An instruction that would raise an exception is not completed, and nothing changes.
 static void test_not_emulated(void **state)
 {
@@ -246,8 +258,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_narrow),
         cmocka_unit_test(test_wide),
+        cmocka_unit_test(test_vector),
         cmocka_unit_test(test_not_emulated),
     };
 
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return engine_run_tests(tests);
 }

@@ -122,16 +122,11 @@ static void test_change_while_running(void **state)
 {
     static const uint8_t code[] = {0xFF, 0x06, 0x00, 0x30,
                                    0x0F, 0xA2, 0xEB, 0xF8}; // inc [0x3000]; cpuid; jmp
-    WHV_CAPABILITY capability;
     WHV_PARTITION_HANDLE p;
     pthread_t thread;
 
     (void)state;
-    assert_ok(WHvGetCapability(WHvCapabilityCodeExtendedVmExits, &capability, sizeof(capability), NULL));
-    if (!capability.ExtendedVmExits.X64CpuidExit) {
-        print_message("skipped: this engine has no CPUID exits\n");
-        skip();
-    }
+    NEEDS(engine_has_exits((WHV_EXTENDED_VM_EXITS){.X64CpuidExit = 1}));
     memset(memory + DATA, 0, 2);
     p = guest(memory, code, sizeof(code));
     assert_int_equal(pthread_create(&thread, NULL, set_cpuid_exit, p), 0);
@@ -244,5 +239,5 @@ int main(void)
         cmocka_unit_test(test_unaligned_values),
     };
 
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return engine_run_tests(tests);
 }

@@ -230,5 +230,5 @@ int main(void)
         cmocka_unit_test(test_emulator_between_devices),
     };
 
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return engine_run_tests(tests);
 }

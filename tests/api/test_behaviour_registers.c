@@ -137,15 +137,13 @@ static void test_reset_state(void **state)
 static void test_init(void **state)
 {
     WHV_INTERRUPT_CONTROL interrupt;
-    WHV_PARTITION_HANDLE p = created(2);
     WHV_RUN_VP_EXIT_CONTEXT exit;
+    WHV_PARTITION_HANDLE p;
 
     (void)state;
-    if (FAILED(set32(p, WHvPartitionPropertyCodeLocalApicEmulationMode, WHvX64LocalApicEmulationModeXApic))) {
-        print_message("skipped: this engine has no local APIC emulation\n");
-        assert_ok(WHvDeletePartition(p));
-        skip();
-    }
+    NEEDS(engine_has_apic());
+    p = created(2);
+    assert_ok(set32(p, WHvPartitionPropertyCodeLocalApicEmulationMode, WHvX64LocalApicEmulationModeXApic));
     assert_ok(WHvSetupPartition(p));
     memcpy(memory + CODE, out, sizeof(out));
     assert_ok(WHvMapGpaRange(p, memory, 0, sizeof(memory), RWX));
@@ -230,11 +228,13 @@ static void test_x87(void **state)
     static const uint8_t code[] = {0xDB, 0xE3, 0xD9, 0xEB, 0xD9, 0xE8, 0xE6, 0x10, // fninit; fldpi; fld1; out
                                    0xDD, 0x1E, 0x00, 0x30, 0xE6, 0x11};            // fstp qword [0x3000]; out
     static const double two = 2.0;
-    WHV_PARTITION_HANDLE p = guest(memory, code, sizeof(code));
     WHV_RUN_VP_EXIT_CONTEXT exit;
     WHV_REGISTER_VALUE value;
+    WHV_PARTITION_HANDLE p;
 
     (void)state;
+    needs_vector_code();
+    p = guest(memory, code, sizeof(code));
     set_register(p, 0, WHvX64RegisterCr0, 0x30);
     exit = run(p, 0);
     assert_port_exit(&exit, 0x10);
@@ -432,5 +432,5 @@ int main(void)
         cmocka_unit_test(test_refused),
     };
 
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return engine_run_tests(tests);
 }

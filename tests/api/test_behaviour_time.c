@@ -118,11 +118,7 @@ static void test_interrupt_clock(void **state)
     WHV_CAPABILITY capability;
 
     (void)state;
-    assert_ok(WHvGetCapability(WHvCapabilityCodeFeatures, &capability, sizeof(capability), NULL));
-    if (!capability.Features.LocalApicEmulation) {
-        print_message("skipped: this engine has no local APIC emulation\n");
-        skip();
-    }
+    NEEDS(engine_has_apic());
     assert_ok(
         WHvGetCapability(WHvCapabilityCodeInterruptClockFrequency, &capability, sizeof(capability), NULL));
     assert_int_equal(capability.InterruptClockFrequency, 200000000);
@@ -185,5 +181,5 @@ int main(void)
         cmocka_unit_test(test_refused),
     };
 
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return engine_run_tests(tests);
 }

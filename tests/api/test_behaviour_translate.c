@@ -232,5 +232,5 @@ int main(void)
         cmocka_unit_test(test_modes),
     };
 
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return engine_run_tests(tests);
 }

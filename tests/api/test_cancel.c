@@ -110,8 +110,7 @@ static void test_parked(void **state)
     WHV_PARTITION_HANDLE p;
 
     (void)state;
-    if (!apic_offered())
-        skip();
+    NEEDS(engine_has_apic());
     p = apic_guest(memory, 1, halt, sizeof(halt));
     for (int n = 0; n < 300; n++) {
         start(&r, p, 0);
@@ -168,9 +167,11 @@ static void test_delete_processor(void **state)
 
 static void test_delete_partition(void **state)
 {
+    const bool apic = engine_has_apic();
+
     (void)state;
     for (int n = 0; n < 60; n++) {
-        bool parked = n % 2 && apic_offered();
+        bool parked = n % 2 && apic;
         struct loop l = {.partition = parked ? apic_guest(memory, 1, halt, sizeof(halt))
                                              : guest(memory, forever, sizeof(forever))};
         struct runner r;
@@ -201,5 +202,5 @@ int main(void)
         cmocka_unit_test(test_delete_partition),
     };
 
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return engine_run_tests(tests);
 }

@@ -110,5 +110,5 @@ int main(void)
         cmocka_unit_test(test_capabilities_are_what_properties_take),
     };
 
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return engine_run_tests(tests);
 }

@@ -165,5 +165,5 @@ int main(void)
         cmocka_unit_test(test_long_port_repetition),
         cmocka_unit_test(test_no_port_left_over),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return engine_run_tests_with(tests, setup, teardown);
 }

@@ -49,8 +49,7 @@ static void requests(const void *code, size_t size)
 static void test_request_wakes(void **state)
 {
     (void)state;
-    if (!apic_offered())
-        skip();
+    NEEDS(engine_has_apic());
     requests(sleeper, sizeof(sleeper));
     requests(spinner, sizeof(spinner));
 }
@@ -72,8 +71,7 @@ static void periodic(const void *code, size_t size)
 static void test_periodic_timer(void **state)
 {
     (void)state;
-    if (!apic_offered())
-        skip();
+    NEEDS(engine_has_apic());
     periodic(sleeper, sizeof(sleeper));
     periodic(spinner, sizeof(spinner));
 }
@@ -84,8 +82,7 @@ static void test_one_shot_timer(void **state)
     struct runner r;
 
     (void)state;
-    if (!apic_offered())
-        skip();
+    NEEDS(engine_has_apic());
     p = apic_guest(memory, 1, sleeper, sizeof(sleeper));
     set_handler(memory, VECTOR, count_and_eoi, sizeof(count_and_eoi));
     set_handler(memory, VECTOR + 1, count_and_eoi, sizeof(count_and_eoi));
@@ -111,8 +108,7 @@ static void test_deadline_timer(void **state)
     struct runner r;
 
     (void)state;
-    if (!apic_offered())
-        skip();
+    NEEDS(engine_has_apic());
     p = apic_guest(memory, 1, sleeper, sizeof(sleeper));
     set_handler(memory, VECTOR, count_and_eoi, sizeof(count_and_eoi));
     set_apic(p, 0, (const UINT32[]){0x320, 0x40000 | VECTOR, 0});
@@ -148,8 +144,7 @@ static void test_ext_int(void **state)
     set_ext_int(p, VECTOR);
     assert_int_equal(run(p, 0).ExitReason, WHvRunVpExitReasonInvalidVpRegisterValue);
     assert_ok(WHvDeletePartition(p));
-    if (!apic_offered())
-        skip();
+    NEEDS(engine_has_apic());
     // With one: taken when RFLAGS.IF lets it in, also by a software-disabled APIC.
     p = apic_guest(memory, 1, spinner, sizeof(spinner));
     set_apic(p, 0, (const UINT32[]){0xF0, 0xFF, 0});
@@ -211,8 +206,7 @@ static void test_popf_takes_what_is_pending(void **state)
     WHV_PARTITION_HANDLE p;
 
     (void)state;
-    if (!apic_offered())
-        skip();
+    NEEDS(engine_has_apic());
     p = apic_guest(memory, 1, code, sizeof(code));
     set_handler(memory, VECTOR, count_and_out, sizeof(count_and_out));
     for (UINT32 n = 1; n <= 20; n++) {
@@ -245,8 +239,7 @@ static void test_nmi(void **state)
     struct runner r;
 
     (void)state;
-    if (!apic_offered())
-        skip();
+    NEEDS(engine_has_apic());
     p = apic_guest(memory, 1, closed, sizeof(closed));
     set_handler(memory, 2, count_and_out, sizeof(count_and_out));
     start(&r, p, 0);
@@ -302,8 +295,7 @@ static void test_eoi_exit(void **state)
     WHV_PARTITION_HANDLE p;
 
     (void)state;
-    if (!apic_offered())
-        skip();
+    NEEDS(engine_has_apic());
     p = apic_guest(memory, 1, sleeper, sizeof(sleeper));
     set_handler(memory, VECTOR, count_and_eoi, sizeof(count_and_eoi));
     memset(&interrupt, 0, sizeof(interrupt));
@@ -324,8 +316,7 @@ static void test_refusals(void **state)
     WHV_PARTITION_HANDLE p;
 
     (void)state;
-    if (!apic_offered())
-        skip();
+    NEEDS(engine_has_apic());
     p = apic_guest(memory, 1, sleeper, sizeof(sleeper));
     assert_hr(request(p, WHvX64InterruptTypeFixed, 0, 15), 0xC0350005);
     assert_hr(request(p, WHvX64InterruptTypeLowestPriority, 0, 15), 0xC0350005);
@@ -343,8 +334,7 @@ static void test_delivery_without_memory(void **state)
     WHV_PARTITION_HANDLE p;
 
     (void)state;
-    if (!apic_offered())
-        skip();
+    NEEDS(engine_has_apic());
     p = apic_guest(memory, 1, sleeper, sizeof(sleeper));
     set_handler(memory, VECTOR, count_and_out, sizeof(count_and_out));
     set_handler(memory, 2, count_and_out, sizeof(count_and_out));
@@ -383,5 +373,5 @@ int main(void)
         cmocka_unit_test(test_delivery_without_memory),
     };
 
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return engine_run_tests(tests);
 }

@@ -237,5 +237,5 @@ int main(void)
         cmocka_unit_test(test_page_table_taken_away),
     };
 
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return engine_run_tests(tests);
 }

@@ -147,5 +147,5 @@ int main(void)
         cmocka_unit_test(test_engine_report),
     };
 
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return engine_run_tests(tests);
 }

@@ -137,16 +137,11 @@ static void test_cpuid_exit_list(void **state)
     // cpuid; out 0x10, al; jmp to the start; leaf 1 each time
     static const uint8_t code[] = {0x66, 0xB8, 1, 0, 0, 0, 0x0F, 0xA2, 0xE6, 0x10, 0xEB, 0xF4};
     static uint8_t memory[16 * PAGE] __attribute__((aligned(PAGE)));
-    WHV_EXTENDED_VM_EXITS offered;
     WHV_PARTITION_HANDLE p;
     UINT32 leaf = 7;
 
     (void)state;
-    assert_ok(WHvGetCapability(WHvCapabilityCodeExtendedVmExits, &offered, sizeof(offered), NULL));
-    if (!offered.X64CpuidExit) {
-        print_message("skipped: this engine has no CPUID exits\n");
-        skip();
-    }
+    NEEDS(engine_has_exits((WHV_EXTENDED_VM_EXITS){.X64CpuidExit = 1}));
     p = guest(memory, code, sizeof(code));
     assert_int_equal(run(p, 0).ExitReason, WHvRunVpExitReasonX64IoPortAccess);
     assert_ok(set64(p, WHvPartitionPropertyCodeExtendedVmExits, 1));
@@ -171,5 +166,5 @@ int main(void)
         cmocka_unit_test(test_cpuid_exit_list),
     };
 
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return engine_run_tests(tests);
 }

@@ -43,8 +43,7 @@ static void test_start_up(void **state)
     struct runner r;
 
     (void)state;
-    if (!apic_offered())
-        skip();
+    NEEDS(engine_has_apic());
     p = smp_guest(check_in, sizeof(check_in));
     for (UINT32 n = 1; n <= 60; n++) {
         if (n % 2)
@@ -94,8 +93,7 @@ static void test_locked_additions(void **state)
     WHV_PARTITION_HANDLE p;
 
     (void)state;
-    if (!apic_offered())
-        skip();
+    NEEDS(engine_has_apic());
     p = smp_guest(add, sizeof(add));
     start_at(p, 0, AP_CODE);
     for (UINT32 vp = 0; vp < PROCESSORS; vp++) {
@@ -143,8 +141,7 @@ static void test_come_and_go(void **state)
     pthread_t sender;
 
     (void)state;
-    if (!apic_offered())
-        skip();
+    NEEDS(engine_has_apic());
     memset(&s, 0, sizeof(s));
     s.partition = smp_guest((const uint8_t[]){0xF4, 0xEB, 0xFD}, 3);
     set_handler(memory, 0x40, count_and_eoi, sizeof(count_and_eoi));
@@ -172,5 +169,5 @@ int main(void)
         cmocka_unit_test(test_come_and_go),
     };
 
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return engine_run_tests(tests);
 }

@@ -246,16 +246,6 @@ static WHV_PARTITION_HANDLE with_apic(WHV_X64_LOCAL_APIC_EMULATION_MODE mode)
     return p;
 }
 
-static bool apic_offered(void)
-{
-    WHV_CAPABILITY_FEATURES features;
-
-    assert_ok(WHvGetCapability(WHvCapabilityCodeFeatures, &features, sizeof(features), NULL));
-    if (!features.LocalApicEmulation)
-        print_message("skipped: this engine has no local APIC emulation\n");
-    return features.LocalApicEmulation;
-}
-
 static void test_request_interrupt(void **state)
 {
     WHV_INTERRUPT_CONTROL interrupt;
@@ -266,8 +256,7 @@ static void test_request_interrupt(void **state)
     interrupt.Vector = 0x30;
     assert_hr(WHvRequestInterrupt(p, &interrupt, sizeof(interrupt)), 0xC0350008);
     assert_ok(WHvDeletePartition(p));
-    if (!apic_offered())
-        skip();
+    NEEDS(engine_has_apic());
     p = with_apic(WHvX64LocalApicEmulationModeXApic);
     // The APIC comes out of reset disabled by software: dropped, and no error.
     assert_ok(WHvRequestInterrupt(p, &interrupt, sizeof(interrupt)));
@@ -297,8 +286,7 @@ static void test_apic_state(void **state)
     assert_ok(WHvCreateVirtualProcessor(p, 0, 0));
     assert_hr(WHvGetVirtualProcessorInterruptControllerState2(p, 0, page, sizeof(page), NULL), 0xC0350008);
     assert_ok(WHvDeletePartition(p));
-    if (!apic_offered())
-        skip();
+    NEEDS(engine_has_apic());
 
     p = with_apic(WHvX64LocalApicEmulationModeXApic);
     assert_int_equal(get_register(p, 0, WHvX64RegisterApicBase), 0xFEE00900);
@@ -342,5 +330,5 @@ int main(void)
         cmocka_unit_test(test_apic_state),
     };
 
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return engine_run_tests(tests);
 }

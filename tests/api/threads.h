@@ -94,16 +94,6 @@ static inline bool halted(WHV_PARTITION_HANDLE p, UINT32 vp)
     return activity.HaltSuspend;
 }
 
-static inline bool apic_offered(void)
-{
-    WHV_CAPABILITY_FEATURES features;
-
-    assert_ok(WHvGetCapability(WHvCapabilityCodeFeatures, &features, sizeof(features), NULL));
-    if (!features.LocalApicEmulation)
-        print_message("skipped: this engine has no local APIC emulation\n");
-    return features.LocalApicEmulation;
-}
-
 // Change 32-bit registers of a local APIC: pairs of offset and value, ended by offset 0.
 static inline void set_apic(WHV_PARTITION_HANDLE p, UINT32 vp, const UINT32 *pairs)
 {

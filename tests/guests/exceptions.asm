@@ -40,26 +40,9 @@ main:
         traps   6, 0, {db 0xf0, 0xff, 0xc0}         ; LOCK INC EAX: no memory operand
         traps   6, 0, {db 0x06}                     ; PUSH ES does not exist in 64-bit mode
 
-; #NM: CR0.TS with x87 and SSE; CR0.EM makes SSE #UD
-        mov     rax, cr0
-        or      rax, 8
-        mov     cr0, rax
-        traps   7, 0, fld1
-        traps   7, 0, movaps xmm0, xmm1
-        clts
-        passes  movaps xmm0, xmm1
-        mov     rax, cr4
-        and     rax, ~0x200
-        mov     cr4, rax
-        traps   6, 0, movaps xmm0, xmm1             ; CR4.OSFXSR clear
-        or      rax, 0x200
-        mov     cr4, rax
-
-; #GP(0): non-canonical data, a misaligned MOVAPS, reserved bits of control registers and MSRs
+; #GP(0): non-canonical data, reserved bits of control registers and MSRs
         mov     rbx, 0x0000800000000000
         traps   13, 0, mov rax, [rbx]
-        mov     ebx, 0x100001
-        traps   13, 0, movaps xmm0, [rbx]
         mov     rax, cr4
         bts     rax, 31
         traps   13, 0, mov cr4, rax
@@ -107,31 +90,6 @@ main:
         traps   13, 0x60 * 8 + 2, int 0x60          ; beyond the limit
         lidt    [idt_pointer]
 
-; #MF comes at the instruction after the one that failed; #XM at once
-        fninit
-        fldcw   [.unmasked]
-        fldz
-        fld1
-        fdiv    st1                                 ; 1 / 0: pending
-        traps   16, 0, fwait
-        fninit
-        sub     rsp, 8
-        mov     dword [rsp], 0x1d80                 ; division by zero unmasked
-        ldmxcsr [rsp]
-        mov     dword [rsp], 0x3f800000
-        movss   xmm0, [rsp]
-        xorps   xmm1, xmm1
-        traps   19, 0, divss xmm0, xmm1
-        mov     rax, cr4
-        and     rax, ~0x400
-        mov     cr4, rax
-        traps   6, 0, divss xmm0, xmm1              ; CR4.OSXMMEXCPT clear: #UD instead
-        or      rax, 0x400
-        mov     cr4, rax
-        mov     dword [rsp], 0x1f80
-        ldmxcsr [rsp]
-        add     rsp, 8
-
 ; #AC only at CPL 3: AC and AM do nothing here
         mov     rax, cr0
         or      eax, 0x40000
@@ -161,7 +119,6 @@ main:
         finish
 
         align   8
-.unmasked:  dw 0x037b                               ; x87: division by zero unmasked
 short_idt:
         dw      0x5f * 16 + 15
         dq      idt

@@ -21,6 +21,7 @@ struct guest {
     UINT32 processors;                  // 0: one
     WHV_EXTENDED_VM_EXITS exits;
     UINT64 exception_bitmap;
+    bool vector_code;                   // it executes SSE and x87 arithmetic
     WHV_RUN_VP_EXIT_REASON end;         // the exit that ends the guest; 0: its write to the port for that
     // Before the first run; may be NULL.
     bool (*prepare)(struct run *run);

@@ -9,6 +9,7 @@ const struct guest guests[] = {
     { .name = "real" },
     { .name = "protected" },
     { .name = "exceptions" },
+    { .name = "vectors", .vector_code = true },
     { .name = "breakpoints" },
     { .name = "paging" },
     { .name = "privilege" },

@@ -1,0 +1,209 @@
+// The engine under test, which BULKHEAD_ENGINE names: whether it runs here, what it lacks, how fast it is.
+//
+// A case that needs what the engine lacks does not pass: it verifies the refusal that docs/engines.md promises and says
+// "refused as documented", or it skips with a reason. tools/engine_table.py reads both lines. cmocka is included before.
+#ifndef BULKHEAD_TESTS_SUPPORT_ENGINE_H
+#define BULKHEAD_TESTS_SUPPORT_ENGINE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "WinHvPlatform.h"
+#include "bulkhead/bulkhead.h"
+
+#define ENGINE_NOT_USABLE 77    // what the test runner takes for a skip
+
+static inline const char *engine_name(void)
+{
+    const char *name = getenv("BULKHEAD_ENGINE");
+
+    return name && *name ? name : "auto";
+}
+
+// Whether the engine can run partitions on this host; prints why not.
+static inline bool engine_usable(void)
+{
+    BULKHEAD_ENGINE_INFO info = {.Size = sizeof(info)};
+
+    if (strcmp(engine_name(), "auto") == 0)
+        return true;
+    for (UINT32 i = 0; BulkheadGetEngineInfo(i, &info) == S_OK; i++)
+        if (strcmp(info.Name, engine_name()) == 0) {
+            if (!info.Usable)
+                printf("skipped: engine %s: %s\n", info.Name, info.Reason);
+            return info.Usable;
+        }
+    printf("skipped: this build has no engine %s\n", engine_name());
+    return false;
+}
+
+// All cases of a program, or a skip of it where its engine cannot run.
+#define engine_run_tests_with(tests, setup, teardown)                                                               \
+    (engine_usable() ? cmocka_run_group_tests(tests, setup, teardown) : ENGINE_NOT_USABLE)
+#define engine_run_tests(tests) engine_run_tests_with(tests, NULL, NULL)
+
+// How often to repeat what takes long: an engine may run guests a hundred times slower than the soft one does (KVM
+// without virtualisation hardware interprets them in the kernel, with a system call's cost for each).
+static inline UINT32 rounds(UINT32 count)
+{
+    const UINT32 less = strcmp(engine_name(), "kvm") == 0 ? count / 20 : count;
+
+    return less ? less : 1;
+}
+
+// ---- What an engine may lack -----------------------------------------------------------------------------------
+
+#define SKIP_BECAUSE(reason)                                                                                 \
+    do {                                                                                                     \
+        print_message("skipped: %s\n", reason);                                                              \
+        skip();                                                                                              \
+    } while (0)
+
+static inline WHV_CAPABILITY engine_capability(WHV_CAPABILITY_CODE code)
+{
+    WHV_CAPABILITY value;
+
+    memset(&value, 0, sizeof(value));
+    assert_int_equal(WHvGetCapability(code, &value, sizeof(value), NULL), S_OK);
+    return value;
+}
+
+// The engine refuses a property's value: WHvSetPartitionProperty does while the engine is named, WHvSetupPartition does
+// when the value was set before, under another name. Neither changes anything.
+static inline void engine_refuses(WHV_PARTITION_PROPERTY_CODE code, UINT64 value, const char *what)
+{
+    UINT64 before = 0, after = 1;
+    UINT32 count = 1;
+    WHV_PARTITION_HANDLE p;
+
+    assert_int_equal(WHvCreatePartition(&p), S_OK);
+    assert_int_equal(
+        WHvSetPartitionProperty(p, WHvPartitionPropertyCodeProcessorCount, &count, sizeof(count)), S_OK);
+    assert_int_equal(WHvGetPartitionProperty(p, code, &before, sizeof(before), NULL), S_OK);
+    assert_int_equal(WHvSetPartitionProperty(p, code, &value, sizeof(value)), E_INVALIDARG);
+    assert_int_equal(WHvGetPartitionProperty(p, code, &after, sizeof(after), NULL), S_OK);
+    assert_int_equal(before, after);
+    assert_int_equal(BulkheadSetEngine(p, "soft"), S_OK);
+    assert_int_equal(WHvSetPartitionProperty(p, code, &value, sizeof(value)), S_OK);
+    assert_int_equal(BulkheadSetEngine(p, engine_name()), S_OK);
+    assert_int_equal(WHvSetupPartition(p), WHV_E_INVALID_PARTITION_CONFIG);
+    assert_int_equal(BulkheadSetEngine(p, "soft"), S_OK);
+    assert_int_equal(WHvSetupPartition(p), S_OK);
+    assert_int_equal(WHvDeletePartition(p), S_OK);
+    print_message("refused as documented: %s\n", what);
+}
+
+// Names of the exits that an engine may lack, as the relaxations of docs/engines.md have them.
+static inline const char *engine_exit_name(WHV_EXTENDED_VM_EXITS exits)
+{
+    return exits.X64CpuidExit     ? "CPUID exits"
+           : exits.X64RdtscExit   ? "RDTSC exits"
+           : exits.HypercallExit  ? "hypercall exits"
+           : exits.X64MsrExit     ? "MSR exits"
+           : exits.ExceptionExit  ? "exception exits"
+                                  : "these exits";
+}
+
+// False when the engine lacks one of the exits: the refusal is verified and told then.
+static inline bool engine_has_exits(WHV_EXTENDED_VM_EXITS exits)
+{
+    WHV_EXTENDED_VM_EXITS missing = engine_capability(WHvCapabilityCodeExtendedVmExits).ExtendedVmExits;
+
+    missing.AsUINT64 = exits.AsUINT64 & ~missing.AsUINT64;
+    if (missing.AsUINT64)
+        engine_refuses(WHvPartitionPropertyCodeExtendedVmExits, missing.AsUINT64, engine_exit_name(missing));
+    return !missing.AsUINT64;
+}
+
+// The same for the exception vectors of a bitmap.
+static inline bool engine_has_vectors(UINT64 vectors)
+{
+    const UINT64 offered = engine_capability(WHvCapabilityCodeExceptionExitBitmap).ExceptionExitBitmap;
+    char what[64];
+
+    if (vectors && !engine_has_exits((WHV_EXTENDED_VM_EXITS){.ExceptionExit = 1}))
+        return false;
+    for (unsigned int vector = 0; vector < 64; vector++)
+        if (vectors & ~offered & 1ull << vector) {
+            snprintf(what, sizeof(what), "exits for exception %u", vector);
+            engine_refuses(WHvPartitionPropertyCodeExceptionExitBitmap, 1ull << vector, what);
+        }
+    return (vectors & ~offered) == 0;
+}
+
+// Local APIC emulation; the modes XApic and X2Apic come together.
+static inline bool engine_has_apic(void)
+{
+    if (engine_capability(WHvCapabilityCodeFeatures).Features.LocalApicEmulation)
+        return true;
+    engine_refuses(WHvPartitionPropertyCodeLocalApicEmulationMode, WHvX64LocalApicEmulationModeXApic,
+                   "local APIC emulation");
+    return false;
+}
+
+// Ends the case where the engine lacks it.
+#define NEEDS(has)                                                                                           \
+    do {                                                                                                     \
+        if (!(has))                                                                                          \
+            return;                                                                                          \
+    } while (0)
+
+// ---- What a KVM without virtualisation hardware cannot run -------------------------------------------------------
+
+// Whether a real-mode guest gets over the instructions, with CR0 and CR4 as x87 and SSE want them.
+static inline bool engine_executes(const void *code, size_t size)
+{
+    static uint8_t pages[2][4096] __attribute__((aligned(4096)));
+    static const WHV_REGISTER_NAME names[] = {WHvX64RegisterCs, WHvX64RegisterRip, WHvX64RegisterCr0,
+                                              WHvX64RegisterCr4};
+    WHV_REGISTER_VALUE values[4];
+    WHV_RUN_VP_EXIT_CONTEXT exit;
+    UINT32 count = 1;
+    WHV_PARTITION_HANDLE p;
+    HRESULT hr;
+
+    assert_int_equal(WHvCreatePartition(&p), S_OK);
+    assert_int_equal(
+        WHvSetPartitionProperty(p, WHvPartitionPropertyCodeProcessorCount, &count, sizeof(count)), S_OK);
+    assert_int_equal(WHvSetupPartition(p), S_OK);
+    assert_int_equal(WHvCreateVirtualProcessor(p, 0, 0), S_OK);
+    memset(pages, 0xF4, sizeof(pages));                 // an exception's handler is where no memory is
+    memcpy(pages[1], code, size);
+    memcpy(pages[1] + size, "\xE6\x10", 2);             // out 0x10, al
+    assert_int_equal(WHvMapGpaRange(p, pages, 0, sizeof(pages),
+                                    (WHV_MAP_GPA_RANGE_FLAGS)(WHvMapGpaRangeFlagRead | WHvMapGpaRangeFlagWrite |
+                                                              WHvMapGpaRangeFlagExecute)),
+                     S_OK);
+    memset(values, 0, sizeof(values));
+    values[0].Segment.Limit = 0xFFFF;
+    values[0].Segment.Attributes = 0x9B;
+    values[1].Reg64 = 0x1000;
+    values[2].Reg64 = 0x30;                             // NE, ET
+    values[3].Reg64 = 0x600;                            // OSFXSR, OSXMMEXCPT
+    assert_int_equal(WHvSetVirtualProcessorRegisters(p, 0, names, 4, values), S_OK);
+    hr = WHvRunVirtualProcessor(p, 0, &exit, sizeof(exit));
+    assert_int_equal(WHvDeletePartition(p), S_OK);
+    return hr == S_OK && exit.ExitReason == WHvRunVpExitReasonX64IoPortAccess;
+}
+
+// The case has the guest execute SSE and x87 arithmetic. The soft engine always does, so nothing is asked there.
+static inline void needs_vector_code(void)
+{
+    static const uint8_t code[] = {0x0F, 0x58, 0xC1,    // addps xmm0, xmm1
+                                   0xD9, 0xE8,          // fld1
+                                   0xDE, 0xC1};         // faddp
+
+    if (strcmp(engine_name(), "soft") != 0 && !engine_executes(code, sizeof(code)))
+        SKIP_BECAUSE("this host's KVM runs no SSE and x87 arithmetic in guests");
+}
+
+// The host's KVM cannot keep a guest from executing what it may read: docs/engines.md lists this limit.
+static inline bool engine_forbids_execution(void)
+{
+    return strcmp(engine_name(), "kvm") != 0;
+}
+
+#endif
