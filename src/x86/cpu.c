@@ -103,6 +103,20 @@ void x86_flush_tlb(struct x86_cpu *cpu, bool global)
     cpu->jump_key = cpu->tlb_epoch << 8 | cpu->mode;
 }
 
+// Which pages are watched is not known here, so every entry asks again at its next store.
+void x86_forget_writes(struct x86_cpu *cpu)
+{
+    for (unsigned set = 0; set < X86_TLB_SETS; set++) {
+        const struct x86_tlb_log *log = &cpu->tlb_log[set];
+        bool whole = log->count[0] > X86_TLB_LOG || log->count[1] > X86_TLB_LOG;
+        for (unsigned n = 0; whole && n < X86_TLB_ENTRIES; n++)
+            cpu->tlbs[set][n].write = 0;
+        for (unsigned global = 0; global < 2 && !whole; global++)
+            for (unsigned n = 0; n < log->count[global]; n++)
+                cpu->tlbs[set][log->index[global][n]].write = 0;
+    }
+}
+
 void x86_note_large_page(struct x86_cpu *cpu, uint64_t linear, unsigned page_shift)
 {
     uint64_t mask = ~0ull << page_shift, base = linear & mask;

@@ -207,7 +207,7 @@ struct x86_tlb_log { uint16_t count[2]; uint16_t index[2][X86_TLB_LOG]; };   // 
 struct x86_walk_cache {
     uint64_t epoch, region, table;
     uint8_t *host;
-    bool user, write, execute, writable;
+    bool user, write, execute, writable, watched;
 };
 #define X86_WALK_2M 256u        // powers of two
 #define X86_WALK_1G 16u
@@ -272,11 +272,15 @@ struct x86_page {
     uint8_t *host;          // NULL: nothing there, or a device
     bool write, execute, read;
     bool device;            // the platform's own device: use device_read and device_write
+    bool watched;           // the platform is told of writes (x86_bus.written)
 };
 
 // The platform behind the processor. All calls come from the thread that runs the processor.
 struct x86_bus {
     void (*page)(struct x86_cpu *cpu, uint64_t gpa, struct x86_page *page);
+    // The processor is about to write to a watched page. Not called again for what goes by the TLB entry
+    // that this write leaves, until x86_forget_writes or a flush. NULL where no page is watched.
+    void (*written)(struct x86_cpu *cpu, uint64_t gpa);
     // 1 to 8 bytes inside a device page; X86_ANSWER_EXIT: cpu->exit was filled.
     enum x86_answer (*device_read)(struct x86_cpu *cpu, uint64_t gpa, unsigned size, uint64_t *value);
     enum x86_answer (*device_write)(struct x86_cpu *cpu, uint64_t gpa, unsigned size, uint64_t value);
@@ -544,6 +548,8 @@ void x86_set_rflags(struct x86_cpu *cpu, uint64_t rflags);      // all bits as g
 void x86_update_mode(struct x86_cpu *cpu);
 void x86_flush_tlb(struct x86_cpu *cpu, bool global);           // global: also global pages
 void x86_flush_page(struct x86_cpu *cpu, uint64_t linear);      // the page, whatever its size
+// The next write to each watched page is told again. Between instructions.
+void x86_forget_writes(struct x86_cpu *cpu);
 void x86_note_large_page(struct x86_cpu *cpu, uint64_t linear, unsigned page_shift);
 void x86_reset(struct x86_cpu *cpu);                            // power-up state (SDM vol. 3A 10.1.1)
 void x86_init(struct x86_cpu *cpu);                             // INIT: MSRs, x87 and vectors stay as they are

@@ -203,6 +203,8 @@ static struct resolved resolve(struct x86_cpu *cpu, uint64_t linear, unsigned ac
         memory_exit(cpu, gpa, linear, reported, true, !page.host);
         return r;
     }
+    if (page.watched && (access & X86_WRITE))
+        cpu->bus->written(cpu, gpa);
     if (!cpu->bus->translate)
         tlb_insert(cpu, linear, access, &page, global);
     r.host = page.host + (gpa & X86_PAGE_MASK);

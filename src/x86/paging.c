@@ -27,7 +27,7 @@ struct entry {
     uint64_t gpa;
     uint64_t value;
     bool wide;          // 8 bytes, else 4
-    bool writable;      // the memory that it lies in
+    bool writable, watched;     // the memory that it lies in
 };
 
 struct walk {
@@ -66,14 +66,16 @@ static bool walk_fault(struct walk *w, uint32_t cause)
     return false;
 }
 
-// Take the entry at `host` as the next level's. Another processor may be changing it: one access.
-static bool walk_entry(struct walk *w, uint64_t gpa, uint8_t *host, bool writable, bool wide)
+// Take the entry at `gpa`, in a table that lies in `page`, as the next level's. Another processor may be
+// changing it: one access.
+static bool walk_entry(struct walk *w, uint64_t gpa, const struct x86_page *page, bool wide)
 {
     struct entry *e = &w->entry[w->entries++];
-    e->host = host;
+    e->host = page->host + (gpa & X86_PAGE_MASK);
     e->gpa = gpa;
     e->wide = wide;
-    e->writable = writable;
+    e->writable = page->write;
+    e->watched = page->watched;
     if (wide)
         e->value = atomic_load_explicit((_Atomic uint64_t *)e->host, memory_order_relaxed);
     else
@@ -89,7 +91,7 @@ static bool walk_read(struct walk *w, uint64_t gpa, bool wide)
     w->cpu->bus->page(w->cpu, gpa & ~X86_PAGE_MASK, &page);
     if (!page.host || !page.read || page.device)
         return walk_missing(w, gpa, false);
-    return walk_entry(w, gpa, page.host + (gpa & X86_PAGE_MASK), page.write, wide);
+    return walk_entry(w, gpa, &page, wide);
 }
 
 // Take an entry's rights into the result; `reserved` are the bits that must be clear.
@@ -149,8 +151,9 @@ static struct x86_walk_cache *walk_cached(struct x86_cpu *cpu, uint64_t linear, 
                        : &cpu->walk_1g[linear >> 30 & (X86_WALK_1G - 1)];
 }
 
-// Start at a cached table instead of the top: `table` and `shift` move down to it.
-static bool walk_start(struct walk *w, uint64_t *table, unsigned *shift, uint8_t **host, bool *writable)
+// Start at a cached table instead of the top: `table` and `shift` move down to it, `page` is the memory that
+// it lies in.
+static bool walk_start(struct walk *w, uint64_t *table, unsigned *shift, struct x86_page *page)
 {
     for (unsigned level = 12; level <= 21; level += 9) {
         const struct x86_walk_cache *c = walk_cached(w->cpu, w->linear, level);
@@ -161,8 +164,7 @@ static bool walk_start(struct walk *w, uint64_t *table, unsigned *shift, uint8_t
         w->r.t.execute = c->execute;
         *table = c->table;
         *shift = level;
-        *host = c->host;
-        *writable = c->writable;
+        *page = (struct x86_page){ .host = c->host, .write = c->writable, .watched = c->watched };
         return true;
     }
     return false;
@@ -179,7 +181,8 @@ static void walk_remember(const struct walk *w)
     *c = (struct x86_walk_cache){
         .epoch = w->cpu->tlb_epoch, .region = w->linear >> (shift + 9),
         .table = leaf->gpa & ~X86_PAGE_MASK, .host = (uint8_t *)((uintptr_t)leaf->host & ~(uintptr_t)X86_PAGE_MASK),
-        .user = w->above.user, .write = w->above.write, .execute = w->above.execute, .writable = leaf->writable,
+        .user = w->above.user, .write = w->above.write, .execute = w->above.execute,
+        .writable = leaf->writable, .watched = leaf->watched,
     };
 }
 
@@ -187,13 +190,12 @@ static void walk_remember(const struct walk *w)
 // 4.4, 4.5).
 static bool walk_wide(struct walk *w, uint64_t table, unsigned shift, uint64_t reserved)
 {
-    uint8_t *host = NULL;
-    bool writable = false;
-    bool cached = w->cache && walk_start(w, &table, &shift, &host, &writable);
+    struct x86_page page;
+    bool cached = w->cache && walk_start(w, &table, &shift, &page);
     for (;; shift -= 9, cached = false) {
         uint64_t offset = (w->linear >> shift & 0x1ff) << 3;
         w->above = w->r.t;
-        if (!(cached ? walk_entry(w, table | offset, host + offset, writable, true) : walk_read(w, table | offset, true)))
+        if (!(cached ? walk_entry(w, table | offset, &page, true) : walk_read(w, table | offset, true)))
             return false;
         uint64_t value = w->entry[w->entries - 1].value;
         bool large = (value & PTE_PS) && shift != 12;
@@ -261,6 +263,8 @@ static enum mark walk_mark(struct walk *w)
             walk_missing(w, e->gpa, true);
             return MARK_MISSING;
         }
+        if (e->watched)
+            w->cpu->bus->written(w->cpu, e->gpa);
         bool same;
         if (e->wide) {
             uint64_t seen = e->value;

@@ -22,6 +22,8 @@ struct machine {
     struct x86_cpu cpu;
     uint8_t ram[RAM_SIZE] __attribute__((aligned(4096)));
     bool read_only[RAM_SIZE / 4096];
+    bool watched[RAM_SIZE / 4096];
+    unsigned written[RAM_SIZE / 4096];      // how often the processor told of a write to a watched page
     unsigned exceptions;            // asked for by the processor
     struct x86_exception last;
     uint64_t cr8;
@@ -35,8 +37,10 @@ static void machine_page(struct x86_cpu *cpu, uint64_t gpa, struct x86_page *pag
     *page = (struct x86_page){ 0 };
     if (gpa < RAM_SIZE)
         *page = (struct x86_page){ .host = m->ram + gpa, .read = true, .execute = true,
-                                   .write = !m->read_only[gpa >> 12] };
+                                   .write = !m->read_only[gpa >> 12], .watched = m->watched[gpa >> 12] };
 }
+
+static void machine_written(struct x86_cpu *cpu, uint64_t gpa) { machine_of(cpu)->written[gpa >> 12]++; }
 
 static enum x86_answer machine_cpuid(struct x86_cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
 {
@@ -67,7 +71,7 @@ static enum x86_answer machine_exception(struct x86_cpu *cpu, const struct x86_e
 }
 
 static const struct x86_bus machine_bus = {
-    .page = machine_page, .cpuid = machine_cpuid,
+    .page = machine_page, .written = machine_written, .cpuid = machine_cpuid,
     .read_msr = machine_read_msr, .write_msr = machine_write_msr,
     .read_cr8 = machine_read_cr8, .write_cr8 = machine_write_cr8, .exception = machine_exception,
 };
