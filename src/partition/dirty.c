@@ -5,8 +5,8 @@
 
 #include "partition/gpa_map.h"
 
-// A leaf has the bits of 1 GiB, a directory the leaves of 2 TiB, the root the directories of all that a 52-bit
-// address reaches, which is the most that a processor may have (SDM vol. 3A 4.1.4).
+// A leaf has the bits of 1 GiB, a directory the leaves of 2 TiB, the root the directories of all that a
+// 52-bit address reaches, which is the most that a processor may have (SDM vol. 3A 4.1.4).
 #define LEAF_WORDS 4096u
 #define LEAF_SIZE ((uint64_t)LEAF_WORDS * 64 * GPA_PAGE_SIZE)
 #define DIRECTORY_LEAVES 2048u

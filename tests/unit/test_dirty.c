@@ -76,8 +76,8 @@ static void span_at(gpa_t gpa, uint64_t pages)
 
 static void test_spans(void **state)
 {
-    static const gpa_t places[] = {PAGE, 63 * PAGE, 64 * PAGE, GIB - PAGE, GIB - 70 * PAGE, 2 * TIB - 5 * PAGE,
-                                   (1ull << 52) - 300 * PAGE};
+    static const gpa_t places[] = {PAGE, 63 * PAGE, 64 * PAGE, GIB - PAGE, GIB - 70 * PAGE,
+                                   2 * TIB - 5 * PAGE, (1ull << 52) - 300 * PAGE};
     static const uint64_t lengths[] = {1, 2, 63, 64, 65, 127, 128, 200};
 
     (void)state;
@@ -132,7 +132,7 @@ static void test_random_walk(void **state)
     dirty_destroy(&d);
 }
 
-// ---- A mark is never lost ------------------------------------------------------------------------------------
+// ---- A mark is never lost ----------------------------------------------------------------------------------
 
 #define MARKERS 2
 #define RACE_PAGES 64u
