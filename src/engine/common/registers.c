@@ -271,20 +271,34 @@ static uint32_t mtrr_msr(uint32_t name)
     return 0x200 + (name - WHvX64RegisterMsrMtrrPhysBase0) * 2;
 }
 
-static void get_mtrr(struct processor *p, uint32_t name, WHV_REGISTER_VALUE *value)
+// Whether the processor has it: a variable range may be beyond those that it has. The bus is not asked.
+static bool has_mtrr(const struct processor *p, uint32_t name)
+{
+    unsigned ranges = p->cpu.mtrr_cap & 0xff;
+    if (ranges > sizeof p->cpu.mtrr_phys / sizeof p->cpu.mtrr_phys[0] / 2)
+        ranges = sizeof p->cpu.mtrr_phys / sizeof p->cpu.mtrr_phys[0] / 2;
+    return x86_has_feature(&p->cpu, X86_FEATURE_MTRR)
+        && !(name >= WHvX64RegisterMsrMtrrPhysBase0 + ranges && name <= WHvX64RegisterMsrMtrrPhysBaseF)
+        && !(name >= WHvX64RegisterMsrMtrrPhysMask0 + ranges && name <= WHvX64RegisterMsrMtrrPhysMaskF);
+}
+
+static uint64_t mtrr_value(struct processor *p, uint32_t name)
 {
     uint64_t bits = 0;
-    if (x86_read_msr(&p->cpu, mtrr_msr(name), &bits) != X86_DONE)
-        bits = 0;       // a variable range beyond those that the processor has
-    value->Reg64 = bits;
+    if (has_mtrr(p, name))
+        (void)x86_read_msr(&p->cpu, mtrr_msr(name), &bits);     // the processor's own: it cannot fail
+    return bits;
+}
+
+static void get_mtrr(struct processor *p, uint32_t name, WHV_REGISTER_VALUE *value)
+{
+    value->Reg64 = mtrr_value(p, name);
 }
 
 static bool valid_mtrr(struct processor *p, uint32_t name, const WHV_REGISTER_VALUE *value)
 {
-    uint64_t before = 0;
-    if (x86_read_msr(&p->cpu, mtrr_msr(name), &before) != X86_DONE)
-        return value->Reg64 == 0;
-    if (name == WHvX64RegisterMsrMtrrCap)
+    uint64_t before = mtrr_value(p, name);
+    if (!has_mtrr(p, name) || name == WHvX64RegisterMsrMtrrCap)
         return value->Reg64 == before;
     bool accepted = x86_write_msr(&p->cpu, mtrr_msr(name), value->Reg64) == X86_DONE;
     if (accepted && x86_write_msr(&p->cpu, mtrr_msr(name), before) != X86_DONE)
@@ -294,8 +308,8 @@ static bool valid_mtrr(struct processor *p, uint32_t name, const WHV_REGISTER_VA
 
 static void set_mtrr(struct processor *p, uint32_t name, const WHV_REGISTER_VALUE *value)
 {
-    if (name != WHvX64RegisterMsrMtrrCap)
-        (void)x86_write_msr(&p->cpu, mtrr_msr(name), value->Reg64);     // accepted by valid_mtrr, or absent and 0
+    if (has_mtrr(p, name) && name != WHvX64RegisterMsrMtrrCap)
+        (void)x86_write_msr(&p->cpu, mtrr_msr(name), value->Reg64);     // accepted by valid_mtrr
 }
 
 #define MTRR_RUN(what, first_name)                                                                                    \
