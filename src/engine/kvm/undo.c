@@ -1,0 +1,235 @@
+// Finding the instruction that KVM exited for, and undoing what of it is done.
+#include "engine/kvm/undo.h"
+
+#include <string.h>
+
+#include "engine/kvm/undo_fit.h"
+#include "engine/kvm/undo_read.h"
+
+static void take_bytes(struct kvm_undo *undo, const struct undo_code *code, unsigned back)
+{
+    unsigned count = back + code->after;
+    undo->byte_count = (uint8_t)(count < sizeof undo->bytes ? count : sizeof undo->bytes);
+    memcpy(undo->bytes, undo_back(code, back), undo->byte_count);
+}
+
+static void take_instruction(struct kvm_undo *undo, const struct undo_insn *insn)
+{
+    undo->rip = insn->rip;
+    undo->length = insn->z.length;
+    undo->string = insn->string;
+    undo->rep = insn->rep;
+    undo->count_mask = insn->rep ? insn->address_mask : 0;
+}
+
+// ---- Reads: KVM waits with RIP on the instruction ----------------------------------------------------------------
+
+static bool undo_read(struct x86_cpu *cpu, const struct kvm_run *run, struct kvm_undo *undo)
+{
+    struct undo_code code;
+    struct undo_insn insn;
+    undo->pending = KVM_PENDING_INPUT;
+    undo_fetch(cpu, cpu->rip, 0, &code);
+    take_bytes(undo, &code, 0);
+    if (!undo_decode(cpu, undo_back(&code, 0), code.after, cpu->rip, &insn))
+        return false;
+    if (undo->port && !undo_input_fits(cpu, run, &insn))
+        return false;
+    take_instruction(undo, &insn);
+    undo_read_effects(cpu, run, &insn, undo);
+    return true;
+}
+
+// ---- Writes: where does the instruction start? -------------------------------------------------------------------
+
+// Instructions that fit, by how many bytes before the place they start; [0] is one at the place.
+struct search {
+    const struct undo_code *code;
+    unsigned lengths;           // a bit for each that fits and ends at the place
+    unsigned repeated;          // and is repeated
+    struct undo_fit shortest, repetition, here;
+    bool fits_here;
+};
+
+// Of several instructions that end at the same place and fit, the one that decoding from places further up comes by most
+// often: x86 code read from a wrong byte soon falls into step. They differ in prefixes, which another one may end in.
+// Their effects are the same (undo_fit.c), but a client sees where an instruction starts.
+static unsigned most_travelled(const struct x86_cpu *cpu, const struct undo_code *code, unsigned lengths)
+{
+    uint8_t lands[UNDO_BEFORE + 1] = { 0 };
+    unsigned votes[ZYDIS_MAX_INSTRUCTION_LENGTH + 1] = { 0 }, best = 0;
+    unsigned longest = 31u - (unsigned)__builtin_clz(lengths);
+    for (unsigned n = 1; n <= code->before; n++) {
+        if (n <= longest && (lengths >> n & 1)) {
+            lands[n] = (uint8_t)n;
+            continue;
+        }
+        unsigned length = undo_length(cpu, undo_back(code, n), n);
+        lands[n] = length ? lands[n - length] : 0;
+        if (n > longest && lands[n])
+            votes[lands[n]]++;
+    }
+    for (unsigned n = 1; n <= longest; n++)
+        if ((lengths >> n & 1) && (!best || votes[n] > votes[best]))
+            best = n;
+    return votes[best] ? best : 0;
+}
+
+static bool decode_back(struct x86_cpu *cpu, const struct undo_code *code, unsigned n, struct undo_fit *fit)
+{
+    uint64_t rip = x86_cut_rip(cpu, code->rip - n);
+    fit->finished = true;
+    return undo_decode(cpu, undo_back(code, n), n, rip, &fit->insn) && fit->insn.z.length == n;
+}
+
+// Look at all instructions that end at the code's place.
+static bool find_before(struct x86_cpu *cpu, const struct undo_report *report, const struct undo_code *code, bool call,
+                        struct undo_fit *found)
+{
+    struct undo_fit fit;
+    unsigned lengths = 0, repeated = 0, best = 0;
+    for (unsigned n = 1; n <= ZYDIS_MAX_INSTRUCTION_LENGTH && n <= code->before; n++) {
+        if (!decode_back(cpu, code, n, &fit) || !(call ? undo_fits_call : undo_fits)(cpu, report, &fit))
+            continue;
+        lengths |= 1u << n;
+        if (fit.insn.rep)
+            repeated |= 1u << n;
+        if (!best)
+            *found = fit;
+        best = best ? best : n;
+    }
+    if (!(lengths & (lengths - 1)))
+        return lengths != 0;
+    // A repetition at its end is likelier than a single string instruction with a count of 0 and a prefix's look before it.
+    unsigned chosen = most_travelled(cpu, code, lengths);
+    if (!chosen)
+        chosen = (unsigned)__builtin_ctz(repeated ? repeated : lengths);
+    if (chosen == best)
+        return true;
+    return decode_back(cpu, code, chosen, found)
+        && (call ? undo_fits_call : undo_fits)(cpu, report, found);
+}
+
+// The return address that a CALL pushed tells where it ended.
+static bool find_call(struct x86_cpu *cpu, const struct undo_report *report, struct undo_code *code,
+                      struct undo_fit *found)
+{
+    uint64_t end = 0;
+    if (report->port || report->size < 2)
+        return false;
+    memcpy(&end, report->data, report->size);
+    undo_fetch(cpu, end, ZYDIS_MAX_INSTRUCTION_LENGTH, code);
+    return find_before(cpu, report, code, true, found);
+}
+
+// `code` becomes that around the instruction's end, or around RIP where that is still on it.
+static bool find_write(struct x86_cpu *cpu, const struct undo_report *report, bool completed, bool *ambiguous,
+                       struct undo_code *code, struct undo_fit *found)
+{
+    struct undo_fit here;
+    here.finished = false;
+    bool before = find_before(cpu, report, code, false, found);
+    bool at = undo_decode(cpu, undo_back(code, 0), code->after, cpu->rip, &here.insn);
+    bool skip = at && here.insn.z.mnemonic == ZYDIS_MNEMONIC_OUT;
+    at = at && !(skip && completed) && undo_fits(cpu, report, &here);
+    if (at && before && skip) {
+        *ambiguous = true;
+        return false;
+    }
+    // In the middle of a repetition the kernel has set RF, and at the end of any instruction cleared it
+    // (x86_emulate_insn).
+    if (at && (!before || (cpu->rflags & X86_RF)))
+        *found = here;
+    return at || before || find_call(cpu, report, code, found);
+}
+
+static bool undo_write(struct x86_cpu *cpu, const struct undo_report *wanted, bool completed, bool *ambiguous,
+                       struct kvm_undo *undo)
+{
+    struct undo_code code;
+    struct undo_fit found;
+    struct undo_report report = *wanted;
+    bool ok = false;
+    for (unsigned pass = 0; pass < 2 && !ok && !*ambiguous; pass++) {
+        report.exact = pass == 0;
+        undo_fetch(cpu, cpu->rip, UNDO_BEFORE, &code);
+        ok = find_write(cpu, &report, completed, ambiguous, &code, &found);
+    }
+    if (!ok) {
+        // What KVM may still do, at the worst.
+        bool wide = report.size == 8 || !((report.address + report.size) & X86_PAGE_MASK);
+        undo->pending = report.port ? (completed ? KVM_PENDING_NOTHING : KVM_PENDING_SKIP)
+                                    : (wide ? KVM_PENDING_MORE : KVM_PENDING_NOTHING);
+        undo_fetch(cpu, cpu->rip, 0, &code);
+        take_bytes(undo, &code, 0);
+        return false;
+    }
+    undo->pending = found.more ? KVM_PENDING_MORE : KVM_PENDING_NOTHING;
+    if (report.port && !found.finished && !found.insn.string)
+        undo->pending = KVM_PENDING_SKIP;
+    take_instruction(undo, &found.insn);
+    take_bytes(undo, &code, found.finished ? found.insn.z.length : 0);
+    memcpy(cpu->slot, found.gpr, sizeof found.gpr);
+    cpu->rip = found.insn.rip;
+    if (undo->pending != KVM_PENDING_SKIP)
+        cpu->rflags &= ~(uint64_t)X86_RF;
+    return true;
+}
+
+bool kvm_undo_exit(struct x86_cpu *cpu, const struct kvm_run *run, bool completed, bool *ambiguous,
+                   struct kvm_undo *undo)
+{
+    *ambiguous = false;
+    *undo = (struct kvm_undo){ .rip = cpu->rip, .port = run->exit_reason == KVM_EXIT_IO };
+    if (undo->port) {
+        if (run->io.direction == KVM_EXIT_IO_IN)
+            return undo_read(cpu, run, undo);
+        struct undo_report report = {
+            .port = true, .address = run->io.port, .size = run->io.size, .count = run->io.count,
+            .data = (const uint8_t *)run + run->io.data_offset,
+        };
+        return undo_write(cpu, &report, completed, ambiguous, undo);
+    }
+    if (!run->mmio.is_write)
+        return undo_read(cpu, run, undo);
+    struct undo_report report = { .address = run->mmio.phys_addr, .size = run->mmio.len, .count = 1,
+                                  .data = run->mmio.data };
+    return undo_write(cpu, &report, completed, ambiguous, undo);
+}
+
+// ---- The data that a client gave ---------------------------------------------------------------------------------
+
+// The register after a load of `data`.
+static uint64_t loaded(const struct kvm_undo *undo, uint64_t old, uint64_t data)
+{
+    unsigned shift = undo->target % 8 * 8, unused = 64 - undo->size * 8;
+    data <<= unused;
+    data = undo->sign ? (uint64_t)((int64_t)data >> unused) : data >> unused;
+    if (undo->width == 8)
+        return data;
+    if (undo->width == 4)
+        return data & 0xffffffff;
+    uint64_t mask = ((1ull << undo->width * 8) - 1) << shift;
+    return (old & ~mask) | (data << shift & mask);
+}
+
+bool kvm_undo_feed(const struct kvm_undo *undo, const struct x86_cpu *before, const struct x86_cpu *wanted,
+                   uint8_t data[8])
+{
+    if (undo->pending != KVM_PENDING_INPUT || !undo->plain
+        || wanted->rip != x86_cut_rip(wanted, undo->rip + undo->length))
+        return false;
+    if (wanted->rflags != before->rflags || wanted->oszapc != before->oszapc
+        || (wanted->rflags & (X86_TF | X86_RF)) || wanted->interrupt_shadow)
+        return false;
+    unsigned target = undo->target / 8;
+    for (unsigned n = 0; n < UNDO_GPRS; n++)
+        if (n != target && wanted->slot[n] != before->slot[n])
+            return false;
+    uint64_t value = wanted->slot[target] >> undo->target % 8 * 8;
+    if (wanted->slot[target] != loaded(undo, before->slot[target], value))
+        return false;
+    value &= ~0ull >> (64 - undo->size * 8);
+    memcpy(data, &value, 8);
+    return true;
+}

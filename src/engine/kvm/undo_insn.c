@@ -1,0 +1,182 @@
+// Code, instructions and operands, as undoing needs them.
+#include "engine/kvm/undo_insn.h"
+
+#include <string.h>
+
+#include "x86/code.h"
+#include "x86/system.h"
+
+// ---- Code --------------------------------------------------------------------------------------------------------
+
+struct code_page { uint64_t linear; const uint8_t *host; };     // host NULL: cannot be fetched
+
+static const uint8_t *code_at(struct x86_cpu *cpu, struct code_page *page, uint64_t linear)
+{
+    if (linear >> 12 != page->linear >> 12 || !page->linear) {
+        const uint8_t *at = x86_fetch_pointer(cpu, linear);
+        page->linear = linear | 1;
+        page->host = at ? at - (linear & X86_PAGE_MASK) : NULL;
+    }
+    return page->host ? page->host + (linear & X86_PAGE_MASK) : NULL;
+}
+
+void undo_fetch(struct x86_cpu *cpu, uint64_t rip, unsigned before, struct undo_code *code)
+{
+    struct x86_exit exit = cpu->exit;
+    struct x86_exception exception = cpu->exception;
+    enum x86_leave leave = cpu->leave;
+    struct code_page page = { 0 };
+    code->rip = rip;
+    code->before = code->after = 0;
+    uint64_t linear = x86_code_linear(cpu, rip);
+    while (code->after < UNDO_AFTER) {
+        const uint8_t *at = code_at(cpu, &page, linear + code->after);
+        if (!at)
+            break;
+        code->bytes[UNDO_BEFORE + code->after++] = *at;
+    }
+    while (code->before < before) {
+        const uint8_t *at = code_at(cpu, &page, x86_code_linear(cpu, x86_cut_rip(cpu, rip - code->before - 1)));
+        if (!at)
+            break;
+        code->bytes[UNDO_BEFORE - ++code->before] = *at;
+    }
+    cpu->exit = exit;
+    cpu->exception = exception;
+    cpu->leave = leave;
+}
+
+static bool is_string(const ZydisDecodedInstruction *z)
+{
+    return z->meta.category == ZYDIS_CATEGORY_STRINGOP || z->meta.category == ZYDIS_CATEGORY_IOSTRINGOP;
+}
+
+bool undo_decode(const struct x86_cpu *cpu, const uint8_t *bytes, unsigned size, uint64_t rip, struct undo_insn *insn)
+{
+    ZydisDecoder decoder;
+    ZydisDecoderContext context;
+    x86_decoder_init(&decoder, cpu->mode);
+    if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&decoder, &context, bytes, size, &insn->z)))
+        return false;
+    if (!ZYAN_SUCCESS(ZydisDecoderDecodeOperands(&decoder, &context, &insn->z, insn->operand, insn->z.operand_count)))
+        return false;
+    insn->rip = rip;
+    insn->address_mask = insn->z.address_width == 64 ? ~0ull : (1ull << insn->z.address_width) - 1;
+    insn->string = is_string(&insn->z);
+    insn->rep = insn->string && (insn->z.attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE
+                                                       | ZYDIS_ATTRIB_HAS_REPNE));
+    return true;
+}
+
+unsigned undo_length(const struct x86_cpu *cpu, const uint8_t *bytes, unsigned size)
+{
+    ZydisDecoder decoder;
+    ZydisDecoderContext context;
+    ZydisDecodedInstruction z;
+    x86_decoder_init(&decoder, cpu->mode);
+    return ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&decoder, &context, bytes, size, &z)) ? z.length : 0;
+}
+
+// ---- Addresses ---------------------------------------------------------------------------------------------------
+
+static bool code64(const struct x86_cpu *cpu) { return (cpu->mode & X86_MODE_CODE) == X86_MODE_CODE64; }
+
+uint64_t undo_segment_linear(const struct x86_cpu *cpu, unsigned segment, uint64_t offset)
+{
+    uint64_t base = cpu->slot[X86_SLOT_SEGMENT + segment];
+    if (code64(cpu))
+        return segment >= X86_FS ? offset + base : offset;
+    return (offset + base) & 0xffffffff;
+}
+
+// BT and its like reach beyond their operand when the bit's number is in a register (SDM vol. 2, BT).
+static uint64_t bit_offset(const struct undo_insn *insn, const ZydisDecodedOperand *operand, const uint64_t *gpr)
+{
+    const ZydisDecodedOperand *bit = &insn->operand[1];
+    if (insn->z.meta.category != ZYDIS_CATEGORY_BITBYTE || operand != insn->operand
+        || bit->type != ZYDIS_OPERAND_TYPE_REGISTER)
+        return 0;
+    unsigned unused = 64 - bit->size;
+    int64_t number = (int64_t)(gpr[x86_emit_gpr(bit->reg.value) / 8] << unused) >> unused;
+    return (uint64_t)(number >> 3) & ~(uint64_t)(operand->size / 8 - 1);
+}
+
+bool undo_operand_linear(const struct x86_cpu *cpu, const struct undo_insn *insn, const ZydisDecodedOperand *operand,
+                         const uint64_t *gpr, uint64_t *linear)
+{
+    const ZydisDecodedOperandMem *mem = &operand->mem;
+    const ZydisDecodedInstruction *z = &insn->z;
+    if (mem->type == ZYDIS_MEMOP_TYPE_VSIB || ZydisRegisterGetClass(mem->segment) != ZYDIS_REGCLASS_SEGMENT)
+        return false;
+    uint64_t offset = (uint64_t)mem->disp.value;
+    // SIB base 101 with mod 00 is a displacement and no base, whatever REX.B; with 32-bit addresses Zydis 4.0 takes it
+    // for R13D.
+    if (mem->base == ZYDIS_REGISTER_R13D && z->raw.modrm.mod == 0 && z->raw.modrm.rm == 4 && z->raw.sib.base == 5)
+        offset = (uint64_t)z->raw.disp.value;
+    else if (mem->base == ZYDIS_REGISTER_RIP || mem->base == ZYDIS_REGISTER_EIP)
+        offset += insn->rip + z->length;
+    else if (mem->base != ZYDIS_REGISTER_NONE)
+        offset += gpr[x86_emit_gpr(mem->base) / 8];
+    if (mem->index != ZYDIS_REGISTER_NONE)
+        offset += gpr[x86_emit_gpr(mem->index) / 8] * mem->scale;
+    offset += bit_offset(insn, operand, gpr);
+    *linear = undo_segment_linear(cpu, x86_emit_index(mem->segment), offset & insn->address_mask);
+    return true;
+}
+
+uint64_t undo_stack_mask(const struct x86_cpu *cpu)
+{
+    if (code64(cpu))
+        return ~0ull;
+    return cpu->mode & X86_MODE_STACK32 ? 0xffffffff : 0xffff;
+}
+
+const ZydisDecodedOperand *undo_stack_operand(const struct undo_insn *insn)
+{
+    for (unsigned n = 0; n < insn->z.operand_count; n++) {
+        const ZydisDecodedOperand *o = &insn->operand[n];
+        if (undo_is_memory(o) && o->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN
+            && o->mem.segment == ZYDIS_REGISTER_SS && x86_emit_gpr(o->mem.base) / 8 == X86_RSP)
+            return o;
+    }
+    return NULL;
+}
+
+// ---- Memory ------------------------------------------------------------------------------------------------------
+
+bool undo_translate(struct x86_cpu *cpu, uint64_t linear, uint64_t *gpa)
+{
+    if (code64(cpu) && !x86_canonical(linear))
+        return false;
+    struct x86_walk_result w = x86_walk(cpu, linear, X86_READ, X86_WALK_IGNORE_RIGHTS | X86_WALK_UNCACHED);
+    *gpa = w.t.gpa;
+    return w.ok;
+}
+
+struct x86_page undo_page(struct x86_cpu *cpu, uint64_t gpa)
+{
+    struct x86_page page = { 0 };
+    cpu->bus->page(cpu, gpa & ~X86_PAGE_MASK, &page);
+    return page;
+}
+
+bool undo_read_memory(struct x86_cpu *cpu, uint64_t linear, void *bytes, unsigned size)
+{
+    uint8_t *to = bytes;
+    while (size) {
+        unsigned part = X86_PAGE_SIZE - (unsigned)(linear & X86_PAGE_MASK);
+        if (part > size)
+            part = size;
+        uint64_t gpa;
+        if (!undo_translate(cpu, linear, &gpa))
+            return false;
+        struct x86_page page = undo_page(cpu, gpa);
+        if (!page.host || !page.read)
+            return false;
+        memcpy(to, page.host + (gpa & X86_PAGE_MASK), part);
+        to += part;
+        linear += part;
+        size -= part;
+    }
+    return true;
+}
