@@ -36,7 +36,9 @@ struct engine_capabilities {
     UINT8 clflush_units;                        // line size in units of 8 bytes, as in CPUID.1:EBX[15:8]
     UINT32 physical_address_width;              // bits
     UINT64 processor_clock_hz;
+    bool processor_clock_fixed;                 // no other frequency is to be had
     UINT64 interrupt_clock_hz;
+    bool interrupt_clock_fixed;
     UINT32 max_processors;
     bool apic_emulation;                        // XApic and X2Apic modes
 };

@@ -122,6 +122,8 @@ static void merge(struct engine_capabilities *all, const struct engine_capabilit
     all->processor_features.Bank1.AsUINT64 |= more->processor_features.Bank1.AsUINT64;
     all->xsave_features.AsUINT64 |= more->xsave_features.AsUINT64;
     all->apic_emulation |= more->apic_emulation;
+    all->processor_clock_fixed &= more->processor_clock_fixed;
+    all->interrupt_clock_fixed &= more->interrupt_clock_fixed;
     if (more->max_processors > all->max_processors)
         all->max_processors = more->max_processors;
     if (more->physical_address_width > all->physical_address_width)

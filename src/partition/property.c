@@ -148,10 +148,23 @@ static bool check_clflush(const void *value, UINT32 count, const struct engine_c
     return *(const UINT8 *)value == capabilities->clflush_units;
 }
 
-static bool check_clock(const void *value, UINT32 count, const struct engine_capabilities *capabilities)
+static bool clock_possible(UINT64 hz, UINT64 own, bool fixed)
 {
-    (void)count, (void)capabilities;
-    return load64(value) >= CLOCK_HZ_MIN && load64(value) <= CLOCK_HZ_MAX;
+    return fixed ? hz == own : hz >= CLOCK_HZ_MIN && hz <= CLOCK_HZ_MAX;
+}
+
+static bool check_processor_clock(const void *value, UINT32 count,
+                                  const struct engine_capabilities *capabilities)
+{
+    (void)count;
+    return clock_possible(load64(value), capabilities->processor_clock_hz, capabilities->processor_clock_fixed);
+}
+
+static bool check_interrupt_clock(const void *value, UINT32 count,
+                                  const struct engine_capabilities *capabilities)
+{
+    (void)count;
+    return clock_possible(load64(value), capabilities->interrupt_clock_hz, capabilities->interrupt_clock_fixed);
 }
 
 static bool check_address_width(const void *value, UINT32 count,
@@ -289,8 +302,10 @@ static const struct property table[] = {
     LIST(CpuidResultList, cpuid_result_list, cpuid_result_count, BEFORE_SETUP, NULL),
     ROW(LocalApicEmulationMode, apic_mode, BEFORE_SETUP, check_apic_mode, NULL),
     ROW(ProcessorXsaveFeatures, xsave_features, BEFORE_SETUP, check_xsave_features, initial_xsave_features),
-    ROW(ProcessorClockFrequency, processor_clock_hz, BEFORE_SETUP, check_clock, initial_processor_clock),
-    ROW(InterruptClockFrequency, interrupt_clock_hz, BEFORE_SETUP, check_clock, initial_interrupt_clock),
+    ROW(ProcessorClockFrequency, processor_clock_hz, BEFORE_SETUP, check_processor_clock,
+        initial_processor_clock),
+    ROW(InterruptClockFrequency, interrupt_clock_hz, BEFORE_SETUP, check_interrupt_clock,
+        initial_interrupt_clock),
     ROW(ApicRemoteReadSupport, apic_remote_read, BEFORE_SETUP, check_bool, NULL),
     ROW(ProcessorFeaturesBanks, processor_features, BEFORE_SETUP, check_feature_banks, initial_feature_banks),
     ROW(ReferenceTime, reference_time, BEFORE_SETUP, NULL, NULL),
