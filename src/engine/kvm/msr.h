@@ -5,15 +5,17 @@
 #include "partition/partition.h"
 
 // Have KVM exit for the MSR accesses that the properties name (X64MsrExit: whatever would fault; X64MsrExitBitmap: the
-// listed ones), or for none. Any thread, also while processors run.
+// listed ones), or for none, as a new partition does before any call. Any thread, also while processors run. On failure
+// KVM may exit for more than that.
 CHECKED HRESULT kvm_msr_exits(int vm, const struct property_values *properties);
 
-// The MSRs of REGISTER_MSR between a `struct x86_cpu` and KVM, in one call each. A set writes what differs from `before`
-// (NULL: everything). E_INVALIDARG: KVM refused a value; nothing is changed then.
+// The MSRs of REGISTER_MSR between a `struct x86_cpu` and KVM, in one call each. A set writes what differs from `before`,
+// which is what KVM has (NULL: everything, with one call more to read what KVM has). E_INVALIDARG: KVM refused a value;
+// nothing is changed then. A register that this kernel lacks is left as it is in the view.
 struct x86_cpu;
 CHECKED HRESULT kvm_msr_fetch(int fd, struct x86_cpu *cpu);
 CHECKED HRESULT kvm_msr_store(int fd, const struct x86_cpu *cpu, const struct x86_cpu *before);
-// One MSR.
+// One MSR. E_INVALIDARG: KVM does not know it, or refuses the value.
 CHECKED HRESULT kvm_msr_get(int fd, uint32_t msr, uint64_t *value);
 CHECKED HRESULT kvm_msr_set(int fd, uint32_t msr, uint64_t value);
 
