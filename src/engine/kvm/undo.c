@@ -213,7 +213,14 @@ static uint64_t loaded(const struct kvm_undo *undo, uint64_t old, uint64_t data)
     return (old & ~mask) | (data << shift & mask);
 }
 
-bool kvm_undo_feed(const struct kvm_undo *undo, const struct x86_cpu *before, const struct x86_cpu *wanted,
+void kvm_undo_keep(struct kvm_undo_registers *registers, const struct x86_cpu *cpu)
+{
+    memcpy(registers->slot, cpu->slot, sizeof registers->slot);
+    registers->rflags = cpu->rflags;
+    registers->oszapc = cpu->oszapc;
+}
+
+bool kvm_undo_feed(const struct kvm_undo *undo, const struct kvm_undo_registers *before, const struct x86_cpu *wanted,
                    uint8_t data[8])
 {
     if (undo->pending != KVM_PENDING_INPUT || !undo->plain

@@ -62,10 +62,14 @@ struct kvm_undo {
 // as it was, with RIP where KVM left it, and `undo` says what is pending.
 bool kvm_undo_exit(struct x86_cpu *cpu, const struct kvm_run *run, bool completed, bool *ambiguous, struct kvm_undo *undo);
 
+// The registers that a plain load can change or depend on, kept from before the instruction.
+struct kvm_undo_registers { uint64_t slot[16], rflags; uint16_t oszapc; };
+void kvm_undo_keep(struct kvm_undo_registers *registers, const struct x86_cpu *cpu);
+
 // The client has set the view to what it wants. True: that is the state before the instruction (`before`), changed as the
 // instruction itself would change it for a plain load of some data: `data` receives it, and KVM may complete the
 // instruction with it. Only RIP and the target register were changed, RIP to the next instruction.
-bool kvm_undo_feed(const struct kvm_undo *undo, const struct x86_cpu *before, const struct x86_cpu *wanted,
+bool kvm_undo_feed(const struct kvm_undo *undo, const struct kvm_undo_registers *before, const struct x86_cpu *wanted,
                    uint8_t data[8]);
 
 #endif

@@ -35,11 +35,6 @@ enum kvm_group {
     KVM_GROUPS_SYNCED = REGISTER_GENERAL | REGISTER_SYSTEM | REGISTER_EVENTS,
 };
 
-struct kvm_exits {                      // what the properties ask for; replaced while the processors stand still
-    bool exceptions[32];
-    bool msr;
-};
-
 struct kvm_vcpu;
 
 struct kvm_partition {
@@ -52,8 +47,8 @@ struct kvm_partition {
     _Atomic(struct kvm_vcpu *) vcpus[PARTITION_MAX_PROCESSORS];
     pthread_rwlock_t vcpus_lock;        // readers: whoever reaches for another processor; writer: create and destroy
     // KVM never gives a processor back: what a deleted one leaves serves the next of that index. run NULL: none yet.
-    struct { int fd; struct kvm_run *run; } kept[PARTITION_MAX_PROCESSORS];
-    uint64_t debug_exceptions;          // of the exceptions that exit, those that KVM can give
+    struct { int fd; struct kvm_run *run; } kept[PARTITION_MAX_PROCESSORS];     // fd -1: none
+    _Atomic uint64_t debug_exceptions;  // vectors that exit; only such as KVM can give
 };
 
 // The time-stamp counter's registers, as last fetched; `set` has a bit for each that is to be written.
@@ -76,21 +71,21 @@ struct kvm_vcpu {
 
     // Under the turnstile's lock:
     uint32_t fresh, changed;
-    pthread_t accepting;                // the last thread that lets kicks come
-    bool accepts;
+    pthread_t runner;                   // the last thread that ran it, and lets kicks come
+    int thread;                         // its number; 0: none yet
     struct kvm_half half;
     // The registers that an instruction can be completed from, as they were at the exit.
-    struct { uint64_t slot[16], rip, rflags; } before;
+    struct kvm_undo_registers before;
     bool pending_in_kvm;                // p.pending is what KVM has: it will deliver it
     struct x86_exception pending_of_kvm;
     bool single_step;                   // wait for something that KVM does not tell of, instruction by instruction
     uint32_t debug_control;             // KVM_SET_GUEST_DEBUG as last set
     uint64_t debug_registers[8];
-    bool fresh_processor;               // nothing has been handed to KVM yet
     uint32_t mp_state;                  // KVM_GROUP_ACTIVITY
     struct kvm_tsc_registers tsc;       // KVM_GROUP_TSC
-    uint8_t apic_page[4096];            // KVM_GROUP_APIC
+    uint8_t apic_page[KVM_APIC_PAGE_SIZE], apic_before[KVM_APIC_PAGE_SIZE];    // KVM_GROUP_APIC, and as fetched
     struct kvm_xsave xsave;             // what FPU registers come in
+    struct insn room[2];                // the instruction that is stepped
 };
 
 static inline struct kvm_vcpu *kvm_vcpu_of(struct processor *p) { return (struct kvm_vcpu *)p; }
@@ -122,19 +117,24 @@ CHECKED HRESULT kvm_set_registers(struct vp *vp, const WHV_REGISTER_NAME *names,
                                   const WHV_REGISTER_VALUE *values);
 
 // half.c: instructions that KVM has half done.
-// KVM exited for a port or memory access: put the view before the instruction. E_FAIL: KVM answered what it never should.
+// KVM exited for a port or memory access: put the view before the instruction. Inside kvm_view_do. E_FAIL: KVM answered
+// what it never should.
 CHECKED HRESULT kvm_half_access(struct kvm_vcpu *v);
 // Before the next run. E_FAIL as above.
 CHECKED HRESULT kvm_half_resolve(struct kvm_vcpu *v);
 
 // step.c: the view's own processor.
 extern const struct x86_bus kvm_bus;
-// Derive what the view needs to reach guest memory. With memory_gate held for reading, inside a guard.
-void kvm_view_settle(struct kvm_vcpu *v);
-// Run the one instruction at RIP on the view. STEP_AGAIN: done; STEP_EXIT: `exit` is filled in.
-enum step kvm_step(struct kvm_vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit);
+// Run the one instruction at RIP on the view. STEP_AGAIN: done; STEP_EXIT: `exit` is filled in; STEP_RUN: the interpreter
+// does not know the instruction, and nothing has changed. Inside kvm_view_do.
+CHECKED HRESULT kvm_step(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit);
+// Call `work` with the view settled and guest memory within reach; memory that is gone makes a MemoryAccess exit.
+typedef HRESULT (*kvm_view_work)(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit);
+CHECKED HRESULT kvm_view_do(struct kvm_vcpu *v, kvm_view_work work, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit);
 
 // exits.c: what KVM_RUN came back with. STEP_EXIT: `exit` is filled in.
 CHECKED HRESULT kvm_exit(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit);
+// The same for KVM_RUN's EFAULT.
+CHECKED HRESULT kvm_exit_memory_gone(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit);
 
 #endif

@@ -1,0 +1,175 @@
+// What KVM_RUN came back with, as the API tells it.
+//
+// Reasons are those of Documentation/virt/kvm/api.rst, "The kvm_run structure".
+#include "engine/kvm/vcpu.h"
+#include "x86/decode.h"
+#include "x86/system.h"
+
+// DR6's bits that tell of a cause (SDM vol. 3B 18.2.3).
+#define DR6_CAUSES 0xe00full
+
+static enum step exit_with(struct kvm_vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit, WHV_RUN_VP_EXIT_REASON reason)
+{
+    exit_context(&v->p, exit, reason, kvm_state_cr8(v));
+    return STEP_EXIT;
+}
+
+static enum step exit_from_view(struct kvm_vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    exit_from_cpu(&v->p, exit, kvm_state_cr8(v));
+    return STEP_EXIT;
+}
+
+// ---- Ports and memory --------------------------------------------------------------------------------------------
+
+static HRESULT port(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    const struct kvm_run *run = v->run;
+    HRESULT hr = kvm_half_access(v);
+    if (FAILED(hr))
+        return hr;
+    const struct kvm_undo *undo = &v->half.undo;
+    v->p.cpu.exit = (struct x86_exit){
+        .kind = X86_EXIT_PORT, .length = undo->length,
+        .port = { .port = run->io.port, .size = run->io.size, .write = run->io.direction == KVM_EXIT_IO_OUT,
+                  .string = undo->string, .rep = undo->rep },
+    };
+    *step = exit_from_view(v, exit);
+    return S_OK;
+}
+
+// The access as KVM tells of it, where the instruction cannot be found or is not one of the interpreter's.
+static enum step memory_as_told(struct kvm_vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    const struct kvm_run *run = v->run;
+    struct gpa_range range;
+    v->p.cpu.exit = (struct x86_exit){
+        .kind = X86_EXIT_MEMORY,
+        .memory = { .gpa = run->mmio.phys_addr, .access = run->mmio.is_write ? X86_WRITE : X86_READ,
+                    .unmapped = !gpa_map_find(&v->kvm->partition->map, run->mmio.phys_addr, &range) },
+    };
+    return exit_from_view(v, exit);
+}
+
+static HRESULT memory(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    HRESULT hr = kvm_half_access(v);
+    if (FAILED(hr))
+        return hr;
+    *step = STEP_RUN;
+    if (v->half.undo.length)
+        hr = kvm_step(v, step, exit);
+    if (SUCCEEDED(hr) && *step == STEP_RUN)
+        *step = memory_as_told(v, exit);
+    return hr;
+}
+
+// KVM cannot do the instruction, or cannot reach memory that it touches: nothing has happened yet.
+static HRESULT instruction(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    if (v->p.pending_valid) {           // it came to the delivery of an event
+        v->pending_in_kvm = false;
+        *step = deliver_pending(&v->p, exit, kvm_state_cr8(v));
+        v->changed |= KVM_GROUPS_SYNCED;
+        return S_OK;
+    }
+    HRESULT hr = kvm_step(v, step, exit);
+    if (FAILED(hr) || *step != STEP_RUN)
+        return hr;
+    // Neither knows it.
+    x86_fault(&v->p.cpu, X86_UD, -1);
+    *step = deliver_exception(&v->p, exit, kvm_state_cr8(v));
+    v->changed |= KVM_GROUPS_SYNCED;
+    return S_OK;
+}
+
+// ---- MSRs, exceptions --------------------------------------------------------------------------------------------
+
+static HRESULT msr(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    struct x86_cpu *cpu = &v->p.cpu;
+    bool write = v->run->exit_reason == KVM_EXIT_X86_WRMSR;
+    v->half.kind = write ? KVM_HALF_MSR_WRITE : KVM_HALF_MSR_READ;
+    v->half.undo = (struct kvm_undo){ .pending = KVM_PENDING_INPUT, .rip = cpu->rip };
+    v->half.undo.byte_count = exit_instruction_bytes(&v->p, v->half.undo.bytes);
+    // Prefixes mean nothing to RDMSR and WRMSR (0F 32, 0F 30), but they count.
+    for (unsigned n = 0; n + 1 < v->half.undo.byte_count && !v->half.undo.length; n++)
+        if (v->half.undo.bytes[n] == 0x0f)
+            v->half.undo.length = (uint8_t)(n + 2);
+    kvm_undo_keep(&v->before, cpu);
+    cpu->exit = (struct x86_exit){ .kind = X86_EXIT_MSR, .length = v->half.undo.length,
+                                   .msr = { .msr = v->run->msr.index, .write = write } };
+    *step = exit_from_view(v, exit);
+    return S_OK;
+}
+
+static HRESULT debug(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    struct x86_cpu *cpu = &v->p.cpu;
+    unsigned vector = v->run->debug.arch.exception;
+    *step = STEP_AGAIN;
+    if (vector > X86_BP || !(v->kvm->debug_exceptions >> vector & 1))
+        return S_OK;        // a step that was only made to look around
+    x86_fault(cpu, vector, -1);
+    if (vector == X86_BP) {
+        cpu->exception.software = true;
+        cpu->exception.length = 1;
+    } else {
+        cpu->exception.address = v->run->debug.arch.dr6 & DR6_CAUSES;
+    }
+    cpu->exit.kind = X86_EXIT_EXCEPTION;
+    *step = exit_from_view(v, exit);
+    return S_OK;
+}
+
+// ---- All of them -------------------------------------------------------------------------------------------------
+
+HRESULT kvm_exit(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    const struct kvm_run *run = v->run;
+    HRESULT hr;
+    bool tells;
+    *step = STEP_AGAIN;
+    switch (run->exit_reason) {
+    case KVM_EXIT_IO:
+        return kvm_view_do(v, port, step, exit);
+    case KVM_EXIT_MMIO:
+        return kvm_view_do(v, memory, step, exit);
+    case KVM_EXIT_INTERNAL_ERROR:
+    case KVM_EXIT_MEMORY_FAULT:
+        return kvm_view_do(v, instruction, step, exit);
+    case KVM_EXIT_X86_RDMSR:
+    case KVM_EXIT_X86_WRMSR:
+        return kvm_view_do(v, msr, step, exit);
+    case KVM_EXIT_DEBUG:
+        return kvm_view_do(v, debug, step, exit);
+    case KVM_EXIT_HLT:
+        *step = exit_with(v, exit, WHvRunVpExitReasonX64Halt);
+        return S_OK;
+    case KVM_EXIT_SHUTDOWN:
+        *step = exit_with(v, exit, WHvRunVpExitReasonUnrecoverableException);
+        return S_OK;
+    case KVM_EXIT_FAIL_ENTRY:
+        *step = exit_with(v, exit, WHvRunVpExitReasonInvalidVpRegisterValue);
+        return S_OK;
+    case KVM_EXIT_IOAPIC_EOI:
+        hr = kvm_apic_tells_eoi(v->fd, run->eoi.vector, &tells);
+        if (FAILED(hr) || !tells)
+            return hr;
+        v->p.cpu.exit = (struct x86_exit){ .kind = X86_EXIT_APIC_EOI, .eoi = { .vector = run->eoi.vector } };
+        *step = exit_from_view(v, exit);
+        return S_OK;
+    case KVM_EXIT_INTR:
+    case KVM_EXIT_IRQ_WINDOW_OPEN:
+    case KVM_EXIT_SET_TPR:
+        return S_OK;        // the next look at what is to be done comes before the next run anyway
+    default:
+        return E_FAIL;      // a kind that this engine has not asked for
+    }
+}
+
+// EFAULT from KVM_RUN: memory that the host has not, before kernels told of it by an exit.
+HRESULT kvm_exit_memory_gone(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    return kvm_view_do(v, instruction, step, exit);
+}

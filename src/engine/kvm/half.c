@@ -1,0 +1,178 @@
+// Instructions that KVM has half done: put the view before them, and later have KVM finish them one way or the other.
+#include <errno.h>
+#include <string.h>
+
+#include "engine/kvm/ioctl.h"
+#include "engine/kvm/vcpu.h"
+#include "x86/system.h"
+
+// A completion that does not come to its end after so many exits is none of an instruction.
+#define MAX_EXITS 64
+
+// Have KVM finish what is pending, and run nothing. Whatever more it wants of the instruction is dropped.
+static HRESULT complete(struct kvm_vcpu *v)
+{
+    for (unsigned n = 0; n < MAX_EXITS; n++) {
+        v->run->immediate_exit = 1;
+        int answer = kvm_ioctl_value(v->fd, KVM_RUN, 0);
+        v->run->kvm_dirty_regs = 0;
+        if (answer == -EINTR)
+            return S_OK;
+        if (answer < 0)
+            return kvm_hresult(answer);
+    }
+    return E_FAIL;
+}
+
+// What completing an instruction with data that is not its own would leave in memory.
+struct saved_memory {
+    uint8_t bytes[1024];
+    unsigned count;
+    struct { unsigned offset; } part[KVM_UNDO_WRITES];
+    bool valid[KVM_UNDO_WRITES];
+};
+
+static void save_memory(struct kvm_vcpu *v, struct saved_memory *saved)
+{
+    const struct kvm_undo *undo = &v->half.undo;
+    saved->count = 0;
+    for (unsigned n = 0; n < undo->write_count; n++) {
+        unsigned size = undo->writes[n].size;
+        saved->part[n].offset = saved->count;
+        // What the view cannot read KVM cannot write: it would exit for it.
+        saved->valid[n] = saved->count + size <= sizeof saved->bytes
+                       && x86_read_linear(&v->p.cpu, undo->writes[n].linear, saved->bytes + saved->count, size,
+                                          X86_READ | X86_IMPLICIT);
+        if (saved->valid[n])
+            saved->count += size;
+    }
+}
+
+static void restore_memory(struct kvm_vcpu *v, const struct saved_memory *saved)
+{
+    const struct kvm_undo *undo = &v->half.undo;
+    for (unsigned n = 0; n < undo->write_count; n++)
+        if (saved->valid[n])
+            (void)x86_write_linear(&v->p.cpu, undo->writes[n].linear, saved->bytes + saved->part[n].offset,
+                                   undo->writes[n].size, X86_WRITE | X86_IMPLICIT);
+}
+
+// Have KVM finish the instruction, and hand it the view as if it never had. What the view holds besides the synchronised
+// groups is not touched by an instruction, but for the floating-point registers.
+static HRESULT abandon(struct kvm_vcpu *v, bool in_view)
+{
+    const struct kvm_undo *undo = &v->half.undo;
+    struct kvm_run *run = v->run;
+    struct kvm_sync_regs synced = run->s.regs;
+    struct saved_memory saved;
+    bool access = v->half.kind == KVM_HALF_ACCESS;
+    run->kvm_dirty_regs = 0;
+    run->kvm_valid_regs = 0;
+    if (access && undo->changes_fpu) {
+        HRESULT hr = kvm_state_fetch(v, REGISTER_FPU);
+        if (FAILED(hr))
+            return hr;
+        v->changed |= REGISTER_FPU;
+    }
+    if (access && in_view)
+        save_memory(v, &saved);
+    if (access && undo->count_mask && !undo->port) {        // one element is enough
+        run->s.regs.regs = synced.regs;
+        run->s.regs.regs.rcx = (synced.regs.rcx & ~undo->count_mask) | 1;
+        run->kvm_dirty_regs = KVM_SYNC_X86_REGS;
+    }
+    if (!access)
+        run->msr.error = 0;
+    HRESULT hr = complete(v);
+    if (access && in_view)
+        restore_memory(v, &saved);
+    run->s.regs = synced;
+    v->changed |= KVM_GROUPS_SYNCED;
+    v->half.kind = KVM_HALF_NOTHING;
+    return hr;
+}
+
+HRESULT kvm_half_access(struct kvm_vcpu *v)
+{
+    struct kvm_undo *undo = &v->half.undo;
+    bool ambiguous;
+    bool found = kvm_undo_exit(&v->p.cpu, v->run, false, &ambiguous, undo);
+    v->half.kind = KVM_HALF_ACCESS;
+    if (ambiguous) {
+        uint32_t reason = v->run->exit_reason;
+        HRESULT hr = complete(v);
+        if (FAILED(hr))
+            return hr;
+        v->run->exit_reason = reason;
+        kvm_state_after_run(v);
+        x86_settle_state(&v->p.cpu);
+        found = kvm_undo_exit(&v->p.cpu, v->run, true, &ambiguous, undo);
+    }
+    kvm_undo_keep(&v->before, &v->p.cpu);
+    if (found && (v->p.cpu.rip != v->run->s.regs.regs.rip || undo->rep))
+        v->changed |= REGISTER_GENERAL;
+    switch (undo->pending) {
+    case KVM_PENDING_NOTHING:
+        v->half.kind = KVM_HALF_NOTHING;
+        return S_OK;
+    case KVM_PENDING_SKIP:
+        return S_OK;
+    case KVM_PENDING_INPUT:
+        return undo->plain ? S_OK : abandon(v, true);
+    case KVM_PENDING_MORE:
+        break;
+    }
+    return abandon(v, true);
+}
+
+// ---- Before the next run -----------------------------------------------------------------------------------------
+
+// RDMSR and WRMSR as they end (SDM vol. 2B): RIP moves on, and a read sets EDX:EAX.
+static bool feed_msr(struct kvm_vcpu *v)
+{
+    const struct x86_cpu *cpu = &v->p.cpu;
+    bool write = v->half.kind == KVM_HALF_MSR_WRITE;
+    if (cpu->rip != x86_cut_rip(cpu, v->half.undo.rip + v->half.undo.length) || cpu->rflags != v->before.rflags
+        || cpu->oszapc != v->before.oszapc || (cpu->rflags & (X86_TF | X86_RF)) || cpu->interrupt_shadow)
+        return false;
+    for (unsigned n = 0; n < 16; n++)
+        if ((write || (n != X86_RAX && n != X86_RDX)) && cpu->slot[n] != v->before.slot[n])
+            return false;
+    if (!write && (cpu->slot[X86_RAX] >> 32 || cpu->slot[X86_RDX] >> 32))
+        return false;
+    v->run->msr.error = 0;
+    if (!write)
+        v->run->msr.data = cpu->slot[X86_RDX] << 32 | cpu->slot[X86_RAX];
+    return true;
+}
+
+static bool feed(struct kvm_vcpu *v)
+{
+    const struct kvm_undo *undo = &v->half.undo;
+    struct kvm_run *run = v->run;
+    uint8_t data[8];
+    if (v->changed & (REGISTER_SYSTEM | REGISTER_EVENTS))
+        return false;
+    if (v->half.kind != KVM_HALF_ACCESS)
+        return feed_msr(v);
+    if (!kvm_undo_feed(undo, &v->before, &v->p.cpu, data))
+        return false;
+    memcpy(undo->port ? (uint8_t *)run + run->io.data_offset : run->mmio.data, data, undo->size);
+    return true;
+}
+
+HRESULT kvm_half_resolve(struct kvm_vcpu *v)
+{
+    if (v->half.kind == KVM_HALF_NOTHING)
+        return S_OK;
+    if (v->half.undo.pending == KVM_PENDING_SKIP && v->p.cpu.rip != v->half.undo.rip) {
+        v->half.kind = KVM_HALF_NOTHING;        // KVM sees that RIP has moved
+        return S_OK;
+    }
+    if (feed(v)) {
+        v->half.kind = KVM_HALF_NOTHING;
+        v->changed &= ~(uint32_t)REGISTER_GENERAL;
+        return S_OK;
+    }
+    return abandon(v, false);
+}

@@ -1,0 +1,206 @@
+// The kvm engine's table, and the calls that concern a whole partition.
+#include "engine/kvm/kvm.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <sys/mman.h>
+
+#include "engine/kvm/cpuid.h"
+#include "engine/kvm/host.h"
+#include "engine/kvm/ioctl.h"
+#include "engine/kvm/msr.h"
+#include "engine/kvm/vcpu.h"
+#include "os/guard.h"
+#include "os/kick.h"
+
+// ---- Partition ---------------------------------------------------------------------------------------------------
+
+static void copy_exits(struct kvm_partition *kvm)
+{
+    const struct property_values *p = &kvm->partition->properties;
+    kvm->debug_exceptions = p->extended_vm_exits.ExceptionExit ? p->exception_exit_bitmap : 0;
+}
+
+// What set-up may still have to undo is all in the object: descriptors are -1 until they are there.
+static void release(struct kvm_partition *kvm)
+{
+    for (unsigned n = 0; n < PARTITION_MAX_PROCESSORS; n++) {
+        if (kvm->kept[n].run)
+            munmap(kvm->kept[n].run, (size_t)kvm_host()->run_size);
+        if (kvm->kept[n].fd >= 0)
+            close(kvm->kept[n].fd);
+    }
+    if (kvm->vm >= 0)
+        close(kvm->vm);
+    free(kvm);
+}
+
+static HRESULT create_vm(struct kvm_partition *kvm)
+{
+    int device = kvm_host_open();
+    if (device < 0)
+        return kvm_hresult(device);
+    kvm->vm = kvm_ioctl_value(device, KVM_CREATE_VM, 0);
+    close(device);
+    return kvm->vm < 0 ? kvm_hresult(kvm->vm) : S_OK;
+}
+
+static HRESULT kvm_setup(struct partition *p)
+{
+    if (!os_guard_install() || !os_kick_install())
+        return E_FAIL;
+    struct kvm_partition *kvm = calloc(1, sizeof *kvm);
+    if (!kvm)
+        return E_OUTOFMEMORY;
+    kvm->partition = p;
+    kvm->vm = -1;
+    for (unsigned n = 0; n < PARTITION_MAX_PROCESSORS; n++)
+        kvm->kept[n].fd = -1;
+    kvm->apic = p->properties.apic_mode != WHvX64LocalApicEmulationModeNone;
+    HRESULT hr = create_vm(kvm);
+    if (SUCCEEDED(hr) && p->properties.extended_vm_exits.X64MsrExit)
+        hr = kvm_msr_exits(kvm->vm, &p->properties);
+    if (SUCCEEDED(hr) && kvm->apic)
+        hr = kvm_apic_setup(&kvm->interrupts, kvm->vm, p->properties.apic_mode, kvm_host()->bus_ns);
+    if (FAILED(hr)) {
+        release(kvm);
+        return hr;
+    }
+    kvm_slots_init(&kvm->slots, kvm->vm, kvm_host()->slots);
+    pthread_rwlock_init(&kvm->memory_gate, NULL);
+    pthread_rwlock_init(&kvm->vcpus_lock, NULL);
+    copy_exits(kvm);
+    p->engine_data = kvm;
+    return S_OK;
+}
+
+static void kvm_teardown(struct partition *p)
+{
+    struct kvm_partition *kvm = p->engine_data;
+    if (kvm->apic)
+        kvm_apic_destroy(&kvm->interrupts);
+    kvm_slots_destroy(&kvm->slots);
+    pthread_rwlock_destroy(&kvm->vcpus_lock);
+    pthread_rwlock_destroy(&kvm->memory_gate);
+    release(kvm);
+    p->engine_data = NULL;
+}
+
+// partition->lock keeps processors from coming and going.
+static void stop_all(void *context)
+{
+    struct kvm_partition *kvm = context;
+    for (unsigned n = 0; n < PARTITION_MAX_PROCESSORS; n++)
+        if (kvm->vcpus[n])
+            kvm_vcpu_stop(kvm->vcpus[n]);
+}
+
+static void go_all(void *context)
+{
+    struct kvm_partition *kvm = context;
+    for (unsigned n = PARTITION_MAX_PROCESSORS; n-- > 0;)
+        if (kvm->vcpus[n])
+            kvm_vcpu_go(kvm->vcpus[n]);
+}
+
+static void kvm_properties_changed(struct partition *p)
+{
+    struct kvm_partition *kvm = p->engine_data;
+    stop_all(kvm);
+    copy_exits(kvm);
+    // KVM takes any filter of this form; one that it refuses for want of memory leaves the exits as they were.
+    HRESULT ignored = kvm_msr_exits(kvm->vm, &p->properties);
+    (void)ignored;
+    go_all(kvm);
+}
+
+static HRESULT kvm_map_changed(struct partition *p, gpa_t gpa, uint64_t size)
+{
+    struct kvm_partition *kvm = p->engine_data;
+    struct kvm_quiesce quiesce = { .stop = stop_all, .go = go_all, .context = kvm };
+    HRESULT hr = kvm_slots_update(&kvm->slots, &p->map, gpa, size, &quiesce);
+    // Whoever uses the view on guest memory has looked the old map up: wait until that is over.
+    pthread_rwlock_wrlock(&kvm->memory_gate);
+    pthread_rwlock_unlock(&kvm->memory_gate);
+    return hr;
+}
+
+// ---- State -------------------------------------------------------------------------------------------------------
+
+static HRESULT kvm_get_page(struct vp *vp, void *page)
+{
+    struct kvm_vcpu *v = vp->engine_data;
+    kvm_vcpu_stop(v);
+    HRESULT hr = kvm_state_fetch(v, KVM_GROUP_APIC);
+    if (SUCCEEDED(hr))
+        memcpy(page, v->apic_page, sizeof v->apic_page);
+    kvm_vcpu_go(v);
+    return hr;
+}
+
+static HRESULT kvm_set_page(struct vp *vp, const void *page)
+{
+    struct kvm_vcpu *v = vp->engine_data;
+    kvm_vcpu_stop(v);
+    HRESULT hr = kvm_state_fetch(v, KVM_GROUP_APIC);
+    if (SUCCEEDED(hr))
+        hr = kvm_apic_set_page(&v->kvm->interrupts, v->fd, v->run->s.regs.sregs.apic_base, page, v->apic_before);
+    v->fresh &= ~(uint32_t)KVM_GROUP_APIC;
+    kvm_vcpu_go(v);
+    return hr;
+}
+
+static HRESULT kvm_translate_gva(struct vp *vp, gva_t gva, WHV_TRANSLATE_GVA_FLAGS flags,
+                                 WHV_TRANSLATE_GVA_RESULT *result, gpa_t *gpa)
+{
+    struct kvm_vcpu *v = vp->engine_data;
+    kvm_vcpu_stop(v);
+    pthread_rwlock_rdlock(&v->kvm->memory_gate);
+    processor_forget_memory(&v->p);
+    processor_translate(&v->p, gva, flags, result, gpa);
+    pthread_rwlock_unlock(&v->kvm->memory_gate);
+    kvm_vcpu_go(v);
+    return S_OK;
+}
+
+static HRESULT kvm_request_interrupt(struct partition *p, const WHV_INTERRUPT_CONTROL *interrupt)
+{
+    struct kvm_partition *kvm = p->engine_data;
+    HRESULT hr = S_OK;
+    if (interrupt->Type != WHvX64InterruptTypeLocalInt1)
+        return kvm_apic_request(&kvm->interrupts, interrupt);
+    pthread_rwlock_rdlock(&kvm->vcpus_lock);
+    for (unsigned n = 0; n < PARTITION_MAX_PROCESSORS && SUCCEEDED(hr); n++) {
+        struct kvm_vcpu *v = kvm->vcpus[n];
+        if (!v)
+            continue;
+        kvm_vcpu_stop(v);
+        hr = kvm_apic_local_interrupt(&kvm->interrupts, v->fd, v->run->s.regs.sregs.apic_base, interrupt);
+        kvm_vcpu_go(v);
+    }
+    pthread_rwlock_unlock(&kvm->vcpus_lock);
+    return hr;
+}
+
+const struct engine engine_kvm = {
+    .name = "kvm",
+    .speed = 2,
+    .probe = kvm_host_probe,
+    .capabilities = kvm_host_capabilities,
+    .setup = kvm_setup,
+    .teardown = kvm_teardown,
+    .properties_changed = kvm_properties_changed,
+    .map_changed = kvm_map_changed,
+    .vp_create = kvm_vcpu_create,
+    .vp_destroy = kvm_vcpu_destroy,
+    .vp_run = kvm_vcpu_run,
+    .vp_cancel = kvm_vcpu_cancel,
+    .get_registers = kvm_get_registers,
+    .set_registers = kvm_set_registers,
+    .get_apic_page = kvm_get_page,
+    .set_apic_page = kvm_set_page,
+    .translate_gva = kvm_translate_gva,
+    .request_interrupt = kvm_request_interrupt,
+    .cpuid = kvm_cpuid,
+};

@@ -1,0 +1,206 @@
+// The view's own processor: what is behind it, and one instruction at a time.
+#include <string.h>
+
+#include "engine/kvm/msr.h"
+#include "engine/kvm/vcpu.h"
+#include "os/guard.h"
+#include "x86/decode.h"
+#include "x86/system.h"
+
+// ---- The bus -----------------------------------------------------------------------------------------------------
+
+static struct kvm_vcpu *vcpu_of(struct x86_cpu *cpu) { return cpu->platform; }
+
+static void bus_page(struct x86_cpu *cpu, uint64_t gpa, struct x86_page *page)
+{
+    processor_page(&vcpu_of(cpu)->p, gpa, page);
+}
+
+// No page of the view's is a device: the local APIC is KVM's.
+static enum x86_answer bus_device_read(struct x86_cpu *cpu, uint64_t gpa, unsigned size, uint64_t *value)
+{
+    (void)cpu, (void)gpa, (void)size;
+    *value = ~0ull;
+    return X86_DONE;
+}
+
+static enum x86_answer bus_device_write(struct x86_cpu *cpu, uint64_t gpa, unsigned size, uint64_t value)
+{
+    (void)cpu, (void)gpa, (void)size, (void)value;
+    return X86_DONE;
+}
+
+static enum x86_answer bus_cpuid(struct x86_cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+{
+    partition_cpuid(vcpu_of(cpu)->p.vp, leaf, subleaf, out);
+    return X86_DONE;
+}
+
+static enum x86_answer bus_read_msr(struct x86_cpu *cpu, uint32_t msr, uint64_t *value)
+{
+    return SUCCEEDED(kvm_msr_get(vcpu_of(cpu)->fd, msr, value)) ? X86_DONE : X86_FAULT_GP;
+}
+
+static enum x86_answer bus_write_msr(struct x86_cpu *cpu, uint32_t msr, uint64_t value)
+{
+    return SUCCEEDED(kvm_msr_set(vcpu_of(cpu)->fd, msr, value)) ? X86_DONE : X86_FAULT_GP;
+}
+
+static enum x86_answer bus_tsc(struct x86_cpu *cpu, bool rdtscp, uint64_t *value)
+{
+    (void)rdtscp;
+    return bus_read_msr(cpu, 0x10, value);
+}
+
+static uint64_t bus_read_cr8(struct x86_cpu *cpu) { return kvm_state_cr8(vcpu_of(cpu)); }
+
+static void bus_write_cr8(struct x86_cpu *cpu, uint64_t value)
+{
+    vcpu_of(cpu)->run->s.regs.sregs.cr8 = value;
+}
+
+static enum x86_answer bus_hypercall(struct x86_cpu *cpu)
+{
+    (void)cpu;
+    return X86_FAULT_GP;        // the caller of this makes it #UD: no hypervisor interface is shown
+}
+
+static enum x86_answer bus_exception(struct x86_cpu *cpu, const struct x86_exception *exception)
+{
+    if (!(vcpu_of(cpu)->kvm->debug_exceptions >> exception->vector & 1))
+        return X86_DONE;
+    cpu->exit.kind = X86_EXIT_EXCEPTION;
+    return X86_ANSWER_EXIT;
+}
+
+const struct x86_bus kvm_bus = {
+    .page = bus_page,
+    .device_read = bus_device_read,
+    .device_write = bus_device_write,
+    .cpuid = bus_cpuid,
+    .read_msr = bus_read_msr,
+    .write_msr = bus_write_msr,
+    .tsc = bus_tsc,
+    .read_cr8 = bus_read_cr8,
+    .write_cr8 = bus_write_cr8,
+    .hypercall = bus_hypercall,
+    .exception = bus_exception,
+};
+
+// ---- Reaching guest memory ---------------------------------------------------------------------------------------
+
+HRESULT kvm_view_do(struct kvm_vcpu *v, kvm_view_work work, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    struct os_guard guard;
+    volatile HRESULT hr = S_OK;         // the guard's jump must find it
+    pthread_rwlock_rdlock(&v->kvm->memory_gate);
+    v->p.ranges[0].size = v->p.ranges[1].size = 0;
+    if (OS_GUARD_ENTER(&guard) == 0) {
+        x86_settle_state(&v->p.cpu);
+        v->p.tlb_used = true;
+        hr = work(v, step, exit);
+    } else if (exit_memory_gone(&v->p, guard.address, guard.write, exit, kvm_state_cr8(v))) {
+        *step = STEP_EXIT;
+    } else {
+        os_guard_unexplained(&guard);
+    }
+    os_guard_leave(&guard);
+    pthread_rwlock_unlock(&v->kvm->memory_gate);
+    return hr;
+}
+
+// ---- One instruction ---------------------------------------------------------------------------------------------
+
+// The groups that an instruction may use besides the synchronised ones, by its opcode (SDM vol. 2D appendix A). More than
+// it needs is fetched at times, never less.
+static uint32_t groups_used(const struct x86_cpu *cpu, const uint8_t *bytes, unsigned count)
+{
+    unsigned n = 0;
+    for (; n < count; n++) {
+        uint8_t b = bytes[n];
+        bool legacy = b == 0x26 || b == 0x2e || b == 0x36 || b == 0x3e || (b >= 0x64 && b <= 0x67) || b == 0xf0
+                   || b == 0xf2 || b == 0xf3;
+        bool rex = (cpu->mode & X86_MODE_CODE) == X86_MODE_CODE64 && (b & 0xf0) == 0x40;
+        if (!legacy && !rex)
+            break;
+    }
+    if (n >= count)
+        return 0;
+    uint8_t opcode = bytes[n], second = n + 1 < count ? bytes[n + 1] : 0;
+    if (opcode == 0x9b || (opcode >= 0xd8 && opcode <= 0xdf) || opcode == 0xc4 || opcode == 0xc5 || opcode == 0x62)
+        return REGISTER_FPU;
+    if (opcode != 0x0f)
+        return 0;
+    switch (second) {
+    case 0x01: case 0xae: case 0xc7: return REGISTER_FPU | REGISTER_XCR | REGISTER_MSR;
+    case 0x05: case 0x07: case 0x30: case 0x32: case 0x34: case 0x35: return REGISTER_MSR;
+    case 0x21: case 0x23: return REGISTER_DEBUG;
+    case 0x38: case 0x3a: case 0x0e: case 0x0f: case 0xc2: case 0xc4: case 0xc5: case 0xc6: return REGISTER_FPU;
+    }
+    if ((second >= 0x10 && second <= 0x17) || (second >= 0x28 && second <= 0x2f) || (second >= 0x50 && second <= 0x7f)
+        || second >= 0xd0)
+        return REGISTER_FPU;
+    return 0;
+}
+
+static enum step halt(struct kvm_vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    if (!v->kvm->apic) {
+        exit_context(&v->p, exit, WHvRunVpExitReasonX64Halt, kvm_state_cr8(v));
+        return STEP_EXIT;
+    }
+    v->mp_state = KVM_MP_STATE_HALTED;
+    v->fresh |= KVM_GROUP_ACTIVITY;
+    v->changed |= KVM_GROUP_ACTIVITY;
+    return STEP_AGAIN;
+}
+
+// RFLAGS.TF was set: #DB behind the instruction (SDM vol. 3B 18.3.1.4).
+static enum step single_step_trap(struct kvm_vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    x86_fault(&v->p.cpu, X86_DB, -1);
+    v->p.cpu.exception.address = 1u << 14;
+    return deliver_exception(&v->p, exit, kvm_state_cr8(v));
+}
+
+HRESULT kvm_step(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    struct x86_cpu *cpu = &v->p.cpu;
+    uint8_t bytes[16];
+    uint32_t groups = groups_used(cpu, bytes, exit_instruction_bytes(&v->p, bytes));
+    HRESULT hr = groups ? kvm_state_fetch(v, groups) : S_OK;
+    if (FAILED(hr))
+        return hr;
+    bool trap = cpu->rflags & X86_TF, shadow = cpu->interrupt_shadow;
+    if (shadow)
+        cpu->interrupt_shadow = 2;      // to tell a shadow that ends here from one that the instruction casts
+    enum x86_leave leave = x86_step(cpu, NULL, 0, v->room);
+    if (cpu->interrupt_shadow == 2)
+        cpu->interrupt_shadow = leave == X86_LEAVE_LOOKUP || leave == X86_LEAVE_HALT ? 0 : 1;
+    switch (leave) {
+    case X86_LEAVE_EXIT:
+        exit_from_cpu(&v->p, exit, kvm_state_cr8(v));
+        *step = STEP_EXIT;
+        return S_OK;
+    case X86_LEAVE_EXCEPTION:
+        if (cpu->exception.vector == X86_UD) {
+            *step = STEP_RUN;
+            return S_OK;
+        }
+        *step = deliver_exception(&v->p, exit, kvm_state_cr8(v));
+        break;
+    case X86_LEAVE_SHUTDOWN:
+        exit_context(&v->p, exit, WHvRunVpExitReasonUnrecoverableException, kvm_state_cr8(v));
+        *step = STEP_EXIT;
+        return S_OK;
+    case X86_LEAVE_LOOKUP:
+    case X86_LEAVE_HALT:
+        cpu->rflags &= ~(uint64_t)X86_RF;
+        *step = trap && !cpu->interrupt_shadow ? single_step_trap(v, exit)
+              : leave == X86_LEAVE_HALT ? halt(v, exit) : STEP_AGAIN;
+        break;
+    }
+    v->pending_in_kvm = false;
+    v->changed |= KVM_GROUPS_SYNCED | groups;
+    return S_OK;
+}

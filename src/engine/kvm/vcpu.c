@@ -1,0 +1,394 @@
+// A kvm processor's life: create, run, cancel, stop.
+#include "engine/kvm/vcpu.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+#include <sys/mman.h>
+
+#include "engine/kvm/cpuid.h"
+#include "engine/kvm/host.h"
+#include "engine/kvm/ioctl.h"
+#include "os/kick.h"
+#include "x86/decode.h"
+#include "x86/system.h"
+
+// ---- Attention ---------------------------------------------------------------------------------------------------
+
+// The processor comes out of KVM_RUN, or does not go in. The caller has stored its reason already: who goes in clears
+// immediate_exit first and looks for reasons then, so either it sees the reason, or this store is the later one.
+static void kick(struct kvm_vcpu *v)
+{
+    atomic_thread_fence(memory_order_seq_cst);
+    __atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+    int thread = atomic_load(&v->entered);
+    if (thread)
+        os_kick(thread);
+}
+
+void kvm_vcpu_cancel(struct vp *vp)
+{
+    struct kvm_vcpu *v = vp->engine_data;
+    atomic_fetch_or(&v->attention, KVM_ATTENTION_CANCEL);
+    kick(v);
+}
+
+void kvm_vcpu_stop(struct kvm_vcpu *v)
+{
+    uint32_t ticket = turnstile_ask(&v->turnstile);
+    if (atomic_load(&v->turnstile.busy))
+        kick(v);
+    turnstile_enter(&v->turnstile, ticket);
+}
+
+void kvm_vcpu_go(struct kvm_vcpu *v)
+{
+    turnstile_leave(&v->turnstile);
+}
+
+// ---- Create and destroy ------------------------------------------------------------------------------------------
+
+// A processor of KVM's for this index: a new one, or the one that a deleted processor has left.
+static HRESULT take_kvm_vcpu(struct kvm_partition *kvm, uint32_t index, bool *used)
+{
+    *used = kvm->kept[index].run != NULL;
+    if (*used)
+        return S_OK;
+    int fd = kvm->kept[index].fd;       // a creation that got no further than this
+    if (fd < 0) {
+        fd = kvm_ioctl_value(kvm->vm, KVM_CREATE_VCPU, index);
+        if (fd < 0)
+            return kvm_hresult(fd);
+        kvm->kept[index].fd = fd;
+    }
+    void *run = mmap(NULL, (size_t)kvm_host()->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (run == MAP_FAILED)
+        return E_OUTOFMEMORY;
+    kvm->kept[index].run = run;
+    return S_OK;
+}
+
+// SDM vol. 3A 11.4.7.1: the local APIC after reset.
+static HRESULT reset_apic(struct kvm_vcpu *v)
+{
+    static const struct { uint16_t offset; uint32_t value; } registers[] = {
+        { 0xe0, 0xffffffff }, { 0xf0, 0xff },                   // DFR, SVR
+        { 0x320, 0x10000 }, { 0x330, 0x10000 }, { 0x340, 0x10000 }, { 0x350, 0x10000 }, { 0x360, 0x10000 },
+        { 0x370, 0x10000 },                                     // the local vector table, masked
+    };
+    uint8_t page[KVM_APIC_PAGE_SIZE] = { 0 };
+    for (unsigned n = 0; n < sizeof registers / sizeof registers[0]; n++)
+        memcpy(page + registers[n].offset, &registers[n].value, sizeof registers[n].value);
+    return kvm_apic_set_page(&v->kvm->interrupts, v->fd, v->run->s.regs.sregs.apic_base, page, NULL);
+}
+
+// What an earlier processor of this index has changed in KVM goes back to what it was.
+static HRESULT reset_kvm_vcpu(struct kvm_vcpu *v)
+{
+    struct x86_cpu *cpu = &v->p.cpu;
+    // MSRs that a reset of the view leaves alone are KVM's own.
+    HRESULT hr = kvm_state_fetch(v, REGISTER_MSR);
+    if (FAILED(hr))
+        return hr;
+    kvm_state_reset(v);
+    v->changed |= REGISTER_DEBUG | REGISTER_XCR | REGISTER_MSR | KVM_GROUP_TSC;
+    v->tsc = (struct kvm_tsc_registers){ .set = KVM_TSC_SET | KVM_TSC_SET_ADJUST };
+    if (v->kvm->apic) {
+        v->mp_state = v->p.vp->index ? KVM_MP_STATE_UNINITIALIZED : KVM_MP_STATE_RUNNABLE;
+        v->changed |= KVM_GROUP_ACTIVITY;
+        hr = reset_apic(v);
+    }
+    v->fresh |= v->changed;
+    x86_update_mode(cpu);
+    return hr;
+}
+
+static HRESULT set_up(struct kvm_vcpu *v, bool used)
+{
+    struct vp *vp = v->p.vp;
+    struct x86_cpu *cpu = &v->p.cpu;
+    HRESULT hr = kvm_cpuid_install(vp, v->fd);
+    if (FAILED(hr))
+        return hr;
+    kvm_cpuid_features(vp, cpu->features);
+    kvm_state_reset(v);
+    if (used)
+        hr = reset_kvm_vcpu(v);
+    UINT32 id[4];
+    partition_cpuid(vp, 1, 0, id);
+    cpu->slot[X86_RDX] = id[0];         // SDM vol. 3A table 10-1
+    v->p.settle = true;
+    return hr;
+}
+
+HRESULT kvm_vcpu_create(struct vp *vp)
+{
+    struct kvm_partition *kvm = vp->partition->engine_data;
+    bool used;
+    HRESULT hr = take_kvm_vcpu(kvm, vp->index, &used);
+    if (FAILED(hr))
+        return hr;
+    struct kvm_vcpu *v = mmap(NULL, sizeof *v, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (v == MAP_FAILED)
+        return E_OUTOFMEMORY;
+    v->p.vp = vp;
+    v->kvm = kvm;
+    v->fd = kvm->kept[vp->index].fd;
+    v->run = kvm->kept[vp->index].run;
+    v->p.cpu.bus = &kvm_bus;
+    v->p.cpu.platform = v;
+    v->p.cpu.generation = 1;
+    v->p.cpu.tlb_epoch = 1;
+    v->p.cpu.physical_bits = (uint8_t)vp->partition->properties.physical_address_width;
+    v->p.cpu.apic_id = vp->index;
+    v->p.cpu.processor_count = vp->partition->properties.processor_count;
+    vp->engine_data = v;
+    hr = set_up(v, used);
+    if (FAILED(hr)) {
+        vp->engine_data = NULL;
+        munmap(v, sizeof *v);
+        return hr;
+    }
+    turnstile_init(&v->turnstile);
+    pthread_rwlock_wrlock(&kvm->vcpus_lock);
+    kvm->vcpus[vp->index] = v;
+    pthread_rwlock_unlock(&kvm->vcpus_lock);
+    return S_OK;
+}
+
+void kvm_vcpu_destroy(struct vp *vp)
+{
+    struct kvm_vcpu *v = vp->engine_data;
+    struct kvm_partition *kvm = v->kvm;
+    pthread_rwlock_wrlock(&kvm->vcpus_lock);
+    kvm->vcpus[vp->index] = NULL;
+    pthread_rwlock_unlock(&kvm->vcpus_lock);
+    // An instruction that KVM waits to complete must not fall to the next processor of this index.
+    HRESULT ignored = kvm_half_resolve(v);
+    (void)ignored;
+    vp->engine_data = NULL;
+    turnstile_destroy(&v->turnstile);
+    munmap(v, sizeof *v);
+}
+
+// ---- Events ------------------------------------------------------------------------------------------------------
+
+static enum step window(struct kvm_vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit, WHV_X64_PENDING_INTERRUPTION_TYPE type)
+{
+    exit_context(&v->p, exit, WHvRunVpExitReasonX64InterruptWindow, kvm_state_cr8(v));
+    exit->InterruptWindow.DeliverableType = type;
+    return STEP_EXIT;
+}
+
+static HRESULT deliver(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    struct processor *p = &v->p;
+    if (p->pending_valid || p->event_valid) {
+        *step = deliver_pending(p, exit, kvm_state_cr8(v));
+    } else {
+        p->ext_int_valid = false;
+        *step = deliver_event(p, (struct x86_exception){ .vector = p->ext_int_vector }, true, exit, kvm_state_cr8(v));
+    }
+    v->pending_in_kvm = false;
+    v->changed |= KVM_GROUPS_SYNCED;
+    if (*step == STEP_AGAIN && v->kvm->apic && v->mp_state == KVM_MP_STATE_HALTED) {
+        v->mp_state = KVM_MP_STATE_RUNNABLE;
+        v->changed |= KVM_GROUP_ACTIVITY;
+    }
+    return S_OK;
+}
+
+// What the client asked for that comes before the next instruction. What the local APIC has is KVM's to deliver.
+static HRESULT events(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    struct processor *p = &v->p;
+    bool ours = (p->pending_valid && !v->pending_in_kvm) || p->event_valid;
+    HRESULT hr;
+    *step = STEP_RUN;
+    v->single_step = false;
+    v->run->request_interrupt_window = 0;
+    if (!ours && !p->ext_int_valid && !p->notify_interrupt && !p->notify_nmi)
+        return S_OK;
+    if (v->kvm->apic && (ours || p->ext_int_valid)) {
+        hr = kvm_state_fetch(v, KVM_GROUP_ACTIVITY);
+        if (FAILED(hr))
+            return hr;
+        if (v->mp_state == KVM_MP_STATE_UNINITIALIZED || v->mp_state == KVM_MP_STATE_INIT_RECEIVED)
+            return S_OK;
+    }
+    if (ours)
+        return kvm_view_do(v, deliver, step, exit);
+    bool quiet = !p->pending_valid && !p->cpu.interrupt_shadow;     // KVM has nothing to deliver first
+    if (quiet && p->notify_nmi && !p->cpu.nmi_blocked) {
+        p->notify_nmi = false;
+        *step = window(v, exit, WHvX64PendingNmi);
+        return S_OK;
+    }
+    bool open = quiet && (p->cpu.rflags & X86_IF);
+    if (open && p->ext_int_valid && (!v->kvm->apic || v->mp_state != KVM_MP_STATE_HALTED))
+        return kvm_view_do(v, deliver, step, exit);
+    bool low = p->notify_priority == 0 || kvm_state_cr8(v) < p->notify_priority;
+    if (open && p->notify_interrupt && low) {
+        p->notify_interrupt = false;
+        *step = window(v, exit, WHvX64PendingInterrupt);
+        return S_OK;
+    }
+    // KVM tells when interrupts open, and without an APIC of its own when CR8 falls. Of nothing else.
+    if (!v->kvm->apic && p->notify_interrupt && !open)
+        v->run->request_interrupt_window = 1;
+    v->single_step = p->notify_nmi || (v->kvm->apic && (p->ext_int_valid || p->notify_interrupt)
+                                       && v->mp_state != KVM_MP_STATE_HALTED);
+    return S_OK;
+}
+
+// ---- Running -----------------------------------------------------------------------------------------------------
+
+static HRESULT guest_debug(struct kvm_vcpu *v)
+{
+    uint64_t exceptions = v->kvm->debug_exceptions;
+    uint32_t control = 0;
+    if (exceptions >> X86_BP & 1)
+        control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_SW_BP;
+    if (exceptions >> X86_DB & 1)
+        control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP;
+    if (v->single_step)
+        control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
+    struct kvm_guest_debug d = { .control = control };
+    if (control & KVM_GUESTDBG_USE_HW_BP) {         // the guest's own breakpoints, now through KVM's hands
+        HRESULT hr = kvm_state_fetch(v, REGISTER_DEBUG);
+        if (FAILED(hr))
+            return hr;
+        for (unsigned n = 0; n < 4; n++)
+            d.arch.debugreg[n] = v->p.cpu.dr[n];
+        d.arch.debugreg[6] = v->p.cpu.dr6;
+        d.arch.debugreg[7] = v->p.cpu.dr7;
+    }
+    if (control == v->debug_control && !memcmp(v->debug_registers, d.arch.debugreg, sizeof v->debug_registers))
+        return S_OK;
+    HRESULT hr = kvm_hresult(kvm_ioctl(v->fd, KVM_SET_GUEST_DEBUG, &d));
+    if (SUCCEEDED(hr)) {
+        v->debug_control = control;
+        memcpy(v->debug_registers, d.arch.debugreg, sizeof v->debug_registers);
+    }
+    return hr;
+}
+
+static HRESULT settle(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    // What the processor has beyond the view's own is for KVM to check.
+    struct x86_cpu *cpu = &v->p.cpu;
+    uint64_t cr4 = cpu->cr4, xcr0 = cpu->xcr0;
+    cpu->cr4 &= ~(uint64_t)(1u << 22 | 1u << 23);       // PKE, CET
+    cpu->xcr0 &= 7;
+    bool valid = x86_state_valid(cpu);
+    cpu->cr4 = cr4;
+    cpu->xcr0 = xcr0;
+    // An external interrupt event without an APIC mode is accepted by the set call and refused by the run.
+    if (valid && !(v->p.ext_int_valid && !v->kvm->apic)) {
+        v->p.settle = false;
+        *step = STEP_RUN;
+        return S_OK;
+    }
+    exit_context(&v->p, exit, WHvRunVpExitReasonInvalidVpRegisterValue, kvm_state_cr8(v));
+    *step = STEP_EXIT;
+    return S_OK;
+}
+
+static enum step canceled(struct kvm_vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    atomic_fetch_and(&v->attention, ~(uint32_t)KVM_ATTENTION_CANCEL);
+    exit_context(&v->p, exit, WHvRunVpExitReasonCanceled, kvm_state_cr8(v));
+    exit->CancelReason.CancelReason = WHvRunVpCancelReasonUser;
+    return STEP_EXIT;
+}
+
+// KVM refuses the state that it was given.
+static enum step refused(struct kvm_vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    v->p.settle = true;
+    exit_context(&v->p, exit, WHvRunVpExitReasonInvalidVpRegisterValue, kvm_state_cr8(v));
+    return STEP_EXIT;
+}
+
+static HRESULT enter(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    uint32_t changed = v->changed & KVM_GROUPS_SYNCED;
+    kvm_state_prepare_run(v);
+    int answer = kvm_ioctl_value(v->fd, KVM_RUN, 0);
+    if (answer == -EINVAL && changed) {
+        *step = refused(v, exit);
+        return S_OK;
+    }
+    kvm_state_after_run(v);
+    *step = STEP_AGAIN;
+    if (answer == -EINTR || answer == -EAGAIN)
+        return S_OK;
+    if (answer == -EFAULT && v->run->exit_reason != KVM_EXIT_MEMORY_FAULT)
+        return kvm_exit_memory_gone(v, step, exit);
+    if (answer < 0 && answer != -EFAULT)
+        return kvm_hresult(answer);
+    return kvm_exit(v, step, exit);
+}
+
+static HRESULT run_step(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    HRESULT hr = S_OK;
+    // First the flag, then the reasons: a kick after this line sets it again (see kick).
+    __atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+    if (atomic_load(&v->attention) & KVM_ATTENTION_CANCEL) {
+        *step = canceled(v, exit);
+        return S_OK;
+    }
+    if (turnstile_wanted(&v->turnstile)) {
+        atomic_store(&v->entered, 0);
+        turnstile_give_way(&v->turnstile);
+        atomic_store(&v->entered, v->thread);
+        *step = STEP_AGAIN;
+        return S_OK;
+    }
+    *step = STEP_RUN;
+    if (v->p.settle)
+        hr = kvm_view_do(v, settle, step, exit);
+    if (SUCCEEDED(hr) && *step == STEP_RUN)
+        hr = events(v, step, exit);
+    if (FAILED(hr) || *step != STEP_RUN)
+        return hr;
+    hr = kvm_half_resolve(v);
+    if (SUCCEEDED(hr) && (v->changed & ~(uint32_t)KVM_GROUPS_SYNCED)) {
+        hr = kvm_state_store(v);
+        if (hr == E_INVALIDARG) {
+            *step = refused(v, exit);
+            return S_OK;
+        }
+    }
+    if (SUCCEEDED(hr) && (v->debug_control || v->single_step || v->kvm->debug_exceptions))
+        hr = guest_debug(v);
+    if (FAILED(hr))
+        return hr;
+    // kvm_half_resolve has used immediate_exit: look again, for what it may have covered.
+    __atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+    if ((atomic_load(&v->attention) & KVM_ATTENTION_CANCEL) || turnstile_wanted(&v->turnstile)) {
+        *step = STEP_AGAIN;
+        return S_OK;
+    }
+    return enter(v, step, exit);
+}
+
+HRESULT kvm_vcpu_run(struct vp *vp, WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    struct kvm_vcpu *v = vp->engine_data;
+    HRESULT hr;
+    enum step step;
+    turnstile_come_back(&v->turnstile);
+    if (!v->thread || !pthread_equal(v->runner, pthread_self())) {
+        v->thread = os_kick_accept();
+        v->runner = pthread_self();
+    }
+    atomic_store(&v->entered, v->thread);
+    do
+        hr = run_step(v, &step, exit);
+    while (SUCCEEDED(hr) && step != STEP_EXIT);
+    atomic_store(&v->entered, 0);
+    turnstile_stand_aside(&v->turnstile);
+    return hr;
+}
