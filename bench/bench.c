@@ -7,19 +7,11 @@
 #include <bulkhead/bulkhead.h>
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 
-#define GUEST_SIZE 0x10000u
-#define PML4_AT 0x1000u
-#define PDPT_AT 0x2000u
-#define PD_AT 0x3000u
-#define CODE_AT 0x4000u
-#define DATA_AT 0x8000u
-#define DEVICE_AT 0x100000u /* inside the identity map, but no memory is there */
-#define GIB (1ull << 30)
+#include "guest.h"
+#include "timing.h"
 
 #define REPEATS 5
 #define LOOP_ITERATIONS 10000000u
@@ -51,126 +43,6 @@ static const UINT8 device_loop[] = {
 };
 #define EXIT_INSTRUCTION_LENGTH 2 /* of the OUT and of the MOV */
 
-static void check(const char *call, HRESULT result)
-{
-    if (FAILED(result)) {
-        fprintf(stderr, "bench: %s failed: 0x%08x\n", call, (unsigned)result);
-        exit(1);
-    }
-}
-
-static double now(void)
-{
-    struct timespec time;
-
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
-}
-
-static int compare(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-
-    return (x > y) - (x < y);
-}
-
-static double median(double *values, size_t count)
-{
-    qsort(values, count, sizeof(*values), compare);
-    return values[count / 2];
-}
-
-static void *allocate(size_t size)
-{
-    void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                        -1, 0);
-
-    if (memory == MAP_FAILED) {
-        perror("bench: mmap");
-        exit(1);
-    }
-    return memory;
-}
-
-static WHV_PARTITION_HANDLE create_partition(void *memory, UINT64 size)
-{
-    WHV_PARTITION_HANDLE partition;
-    UINT32 count = 1;
-
-    check("WHvCreatePartition", WHvCreatePartition(&partition));
-    check("WHvSetPartitionProperty",
-          WHvSetPartitionProperty(partition, WHvPartitionPropertyCodeProcessorCount, &count, sizeof(count)));
-    check("WHvSetupPartition", WHvSetupPartition(partition));
-    check("WHvCreateVirtualProcessor", WHvCreateVirtualProcessor(partition, 0, 0));
-    check("WHvMapGpaRange",
-          WHvMapGpaRange(partition, memory, 0, size,
-                         WHvMapGpaRangeFlagRead | WHvMapGpaRangeFlagWrite | WHvMapGpaRangeFlagExecute));
-    return partition;
-}
-
-static void set_registers(WHV_PARTITION_HANDLE partition, const WHV_REGISTER_NAME *names, UINT32 count,
-                          const WHV_REGISTER_VALUE *values)
-{
-    check("WHvSetVirtualProcessorRegisters",
-          WHvSetVirtualProcessorRegisters(partition, 0, names, count, values));
-}
-
-static void put_entry(UINT8 *memory, UINT64 at, UINT64 entry)
-{
-    memcpy(memory + at, &entry, sizeof(entry));
-}
-
-/* A 64-bit guest that is about to execute CODE, with RSI = rsi and RDI = LOOP_ITERATIONS. */
-static WHV_PARTITION_HANDLE create_guest(UINT8 *memory, const void *code, size_t size, UINT64 rsi)
-{
-    static const WHV_REGISTER_NAME names[] = {
-        WHvX64RegisterCr3, WHvX64RegisterCr4, WHvX64RegisterEfer, WHvX64RegisterCr0, WHvX64RegisterCs,
-        WHvX64RegisterRip, WHvX64RegisterRsi, WHvX64RegisterRdi,  WHvX64RegisterRdx,
-    };
-    WHV_REGISTER_VALUE values[9];
-    WHV_PARTITION_HANDLE partition;
-
-    memset(memory, 0, GUEST_SIZE);
-    memcpy(memory + CODE_AT, code, size);
-    put_entry(memory, PML4_AT, PDPT_AT | 3); /* present and writable; 0x80: a page of 2 MiB */
-    put_entry(memory, PDPT_AT, PD_AT | 3);
-    put_entry(memory, PD_AT, 0x80 | 3);
-    for (UINT64 i = 0; i < 512; i++) {
-        put_entry(memory, DATA_AT + i * 8, i * 0x9E3779B97F4A7C15u);
-    }
-    partition = create_partition(memory, GUEST_SIZE);
-
-    memset(values, 0, sizeof(values));
-    values[0].Reg64 = PML4_AT;
-    values[1].Reg64 = 0x20;       /* PAE */
-    values[2].Reg64 = 0x500;      /* LME, LMA */
-    values[3].Reg64 = 0x80000011; /* PG, ET, PE */
-    values[4].Segment.Selector = 8;
-    values[4].Segment.Limit = 0xFFFFFFFF;
-    values[4].Segment.Attributes = 0xA09B; /* 64-bit code, present, accessed */
-    values[5].Reg64 = CODE_AT;
-    values[6].Reg64 = rsi;
-    values[7].Reg64 = LOOP_ITERATIONS;
-    values[8].Reg64 = 1;
-    set_registers(partition, names, 9, values);
-    return partition;
-}
-
-/* Runs to the next exit, which must be the one that is measured. */
-static inline void run_to(WHV_PARTITION_HANDLE partition, WHV_RUN_VP_EXIT_REASON reason)
-{
-    WHV_RUN_VP_EXIT_CONTEXT exit_context;
-
-    check("WHvRunVirtualProcessor",
-          WHvRunVirtualProcessor(partition, 0, &exit_context, sizeof(exit_context)));
-    if (exit_context.ExitReason != reason) {
-        fprintf(stderr, "bench: exit reason 0x%x instead of 0x%x, at 0x%llx\n",
-                (unsigned)exit_context.ExitReason, (unsigned)reason,
-                (unsigned long long)exit_context.VpContext.Rip);
-        exit(1);
-    }
-}
-
 static UINT64 instructions(WHV_PARTITION_HANDLE partition)
 {
     UINT64 count = 0;
@@ -183,7 +55,9 @@ static UINT64 instructions(WHV_PARTITION_HANDLE partition)
 static void bench_integer_loop(UINT8 *memory)
 {
     static const WHV_REGISTER_NAME names[] = {WHvX64RegisterRip, WHvX64RegisterRdi};
-    WHV_PARTITION_HANDLE partition = create_guest(memory, integer_loop, sizeof(integer_loop), DATA_AT);
+    const struct guest_start begin = {.code = integer_loop, .code_size = sizeof(integer_loop), .rsi = DATA_AT,
+                                      .rdi = LOOP_ITERATIONS, .rdx = 1};
+    WHV_PARTITION_HANDLE partition = guest_create(memory, &begin);
     WHV_REGISTER_VALUE values[2];
     double rates[REPEATS];
 
@@ -194,9 +68,9 @@ static void bench_integer_loop(UINT8 *memory)
         UINT64 before = instructions(partition);
         double start;
 
-        set_registers(partition, names, 2, values);
+        guest_set(partition, names, 2, values);
         start = now();
-        run_to(partition, WHvRunVpExitReasonX64Halt);
+        guest_run_to(partition, WHvRunVpExitReasonX64Halt);
         rates[i] = (double)(instructions(partition) - before) / (now() - start);
     }
     check("WHvDeletePartition", WHvDeletePartition(partition));
@@ -208,7 +82,8 @@ static void bench_integer_loop(UINT8 *memory)
 static void bench_exit(UINT8 *memory, const char *name, const void *code, size_t size,
                        WHV_RUN_VP_EXIT_REASON reason)
 {
-    WHV_PARTITION_HANDLE partition = create_guest(memory, code, size, DEVICE_AT);
+    const struct guest_start begin = {.code = code, .code_size = size, .rsi = DEVICE_AT};
+    WHV_PARTITION_HANDLE partition = guest_create(memory, &begin);
     WHV_REGISTER_NAME rip = WHvX64RegisterRip;
     double bare[REPEATS], complete[REPEATS];
     WHV_REGISTER_VALUE value;
@@ -219,13 +94,13 @@ static void bench_exit(UINT8 *memory, const char *name, const void *code, size_t
         double start = now();
 
         for (unsigned n = 0; n < EXITS; n++) {
-            run_to(partition, reason);
+            guest_run_to(partition, reason);
         }
         bare[i] = (now() - start) / EXITS;
         start = now();
         for (unsigned n = 0; n < EXITS; n++) {
-            run_to(partition, reason);
-            set_registers(partition, &rip, 1, &value);
+            guest_run_to(partition, reason);
+            guest_set(partition, &rip, 1, &value);
         }
         complete[i] = (now() - start) / EXITS;
     }
@@ -242,7 +117,8 @@ static void bench_life(void)
     for (unsigned i = 0; i < LIVES; i++) {
         double start = now();
 
-        check("WHvDeletePartition", WHvDeletePartition(create_partition(memory, GIB)));
+        check("WHvDeletePartition",
+              WHvDeletePartition(guest_partition(memory, GIB, WHvX64LocalApicEmulationModeNone)));
         times[i] = now() - start;
     }
     munmap(memory, GIB);
