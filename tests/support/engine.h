@@ -1,7 +1,8 @@
 // The engine under test, which BULKHEAD_ENGINE names: whether it runs here, what it lacks, how fast it is.
 //
-// A case that needs what the engine lacks does not pass: it verifies the refusal that docs/engines.md promises and says
-// "refused as documented", or it skips with a reason. tools/engine_table.py reads both lines. cmocka is included before.
+// A case that needs what the engine lacks does not just pass: it verifies the refusal that docs/engines.md
+// promises and says "refused as documented", or it skips with a reason. tools/engine_table.py reads both lines.
+// Include cmocka before.
 #ifndef BULKHEAD_TESTS_SUPPORT_ENGINE_H
 #define BULKHEAD_TESTS_SUPPORT_ENGINE_H
 
@@ -41,12 +42,12 @@ static inline bool engine_usable(void)
 }
 
 // All cases of a program, or a skip of it where its engine cannot run.
-#define engine_run_tests_with(tests, setup, teardown)                                                               \
+#define engine_run_tests_with(tests, setup, teardown)                                                        \
     (engine_usable() ? cmocka_run_group_tests(tests, setup, teardown) : ENGINE_NOT_USABLE)
 #define engine_run_tests(tests) engine_run_tests_with(tests, NULL, NULL)
 
-// How often to repeat what takes long: an engine may run guests a hundred times slower than the soft one does (KVM
-// without virtualisation hardware interprets them in the kernel, with a system call's cost for each).
+// How often to repeat what takes long: an engine may run guests a hundred times slower than the soft one does.
+// KVM without virtualisation hardware, which interprets them in the kernel, is such a one.
 static inline UINT32 rounds(UINT32 count)
 {
     const UINT32 less = strcmp(engine_name(), "kvm") == 0 ? count / 20 : count;
@@ -54,7 +55,7 @@ static inline UINT32 rounds(UINT32 count)
     return less ? less : 1;
 }
 
-// ---- What an engine may lack -----------------------------------------------------------------------------------
+// ---- What an engine may lack -------------------------------------------------------------------
 
 #define SKIP_BECAUSE(reason)                                                                                 \
     do {                                                                                                     \
@@ -71,8 +72,8 @@ static inline WHV_CAPABILITY engine_capability(WHV_CAPABILITY_CODE code)
     return value;
 }
 
-// The engine refuses a property's value: WHvSetPartitionProperty does while the engine is named, WHvSetupPartition does
-// when the value was set before, under another name. Neither changes anything.
+// The engine refuses a property's value: WHvSetPartitionProperty does while the engine is named,
+// WHvSetupPartition does when the value was set before, under another name. Neither changes anything.
 static inline void engine_refuses(WHV_PARTITION_PROPERTY_CODE code, UINT64 value, const char *what)
 {
     UINT64 before = 0, after = 1;
@@ -151,7 +152,7 @@ static inline bool engine_has_apic(void)
             return;                                                                                          \
     } while (0)
 
-// ---- What a KVM without virtualisation hardware cannot run -------------------------------------------------------
+// ---- What a KVM without virtualisation hardware cannot run --------------------------------------
 
 // Whether a real-mode guest gets over the instructions, with CR0 and CR4 as x87 and SSE want them.
 static inline bool engine_executes(const void *code, size_t size)
@@ -159,6 +160,8 @@ static inline bool engine_executes(const void *code, size_t size)
     static uint8_t pages[2][4096] __attribute__((aligned(4096)));
     static const WHV_REGISTER_NAME names[] = {WHvX64RegisterCs, WHvX64RegisterRip, WHvX64RegisterCr0,
                                               WHvX64RegisterCr4};
+    const WHV_MAP_GPA_RANGE_FLAGS all =
+        WHvMapGpaRangeFlagRead | WHvMapGpaRangeFlagWrite | WHvMapGpaRangeFlagExecute;
     WHV_REGISTER_VALUE values[4];
     WHV_RUN_VP_EXIT_CONTEXT exit;
     UINT32 count = 1;
@@ -173,10 +176,7 @@ static inline bool engine_executes(const void *code, size_t size)
     memset(pages, 0xF4, sizeof(pages));                 // an exception's handler is where no memory is
     memcpy(pages[1], code, size);
     memcpy(pages[1] + size, "\xE6\x10", 2);             // out 0x10, al
-    assert_int_equal(WHvMapGpaRange(p, pages, 0, sizeof(pages),
-                                    (WHV_MAP_GPA_RANGE_FLAGS)(WHvMapGpaRangeFlagRead | WHvMapGpaRangeFlagWrite |
-                                                              WHvMapGpaRangeFlagExecute)),
-                     S_OK);
+    assert_int_equal(WHvMapGpaRange(p, pages, 0, sizeof(pages), all), S_OK);
     memset(values, 0, sizeof(values));
     values[0].Segment.Limit = 0xFFFF;
     values[0].Segment.Attributes = 0x9B;
@@ -189,7 +189,7 @@ static inline bool engine_executes(const void *code, size_t size)
     return hr == S_OK && exit.ExitReason == WHvRunVpExitReasonX64IoPortAccess;
 }
 
-// The case has the guest execute SSE and x87 arithmetic. The soft engine always does, so nothing is asked there.
+// The case has the guest execute SSE and x87 arithmetic. The soft engine always does: nothing is asked there.
 static inline void needs_vector_code(void)
 {
     static const uint8_t code[] = {0x0F, 0x58, 0xC1,    // addps xmm0, xmm1
