@@ -3,7 +3,6 @@
 
 #include <cpuid.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -44,13 +43,6 @@ static const struct requirement requirements[] = {
 #define CPUID_ENTRIES_MAX 2048u
 #define BUS_NS_WHP 5u               // 200 MHz, as WHP's
 #define BUS_NS_KVM 1u               // KVM's own, unless it lets itself be told another
-
-int kvm_host_open(void)
-{
-    int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-
-    return fd < 0 ? -errno : fd;
-}
 
 static bool processor_virtualises(void)
 {

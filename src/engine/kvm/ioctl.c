@@ -1,8 +1,18 @@
-// The one way to the kernel: ioctl with its error number as the answer.
+// The one way to the kernel: open and ioctl with the error number as the answer.
 #include "engine/kvm/ioctl.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sys/ioctl.h>
+
+#include "engine/kvm/host.h"
+
+int kvm_host_open(void)
+{
+    int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+
+    return fd < 0 ? -errno : fd;
+}
 
 int kvm_ioctl(int fd, unsigned long request, void *argument)
 {
