@@ -19,7 +19,7 @@ struct kvm_slot {
     uint64_t size;
     uint8_t *host;
     uint32_t id;                // KVM's number
-    uint32_t flags;             // KVM_MEM_*; a read-only slot does not track
+    uint32_t flags;             // KVM_MEM_*
     uint64_t *pending;          // dirty pages that KVM has told of and nobody has asked for yet, a bit each; or NULL
     // Only while an update is at work.
     uint32_t flags_before;
@@ -56,11 +56,11 @@ CHECKED HRESULT kvm_slots_update(struct kvm_slots *s, struct gpa_map *map, gpa_t
 
 // Read and clear KVM's record of written pages for [gpa, gpa + size), which lies inside ranges that track: one bit per
 // page, OR-ed into `bitmap`, unless that is NULL. Also while processors run. A page keeps its bit when its slot is cut
-// or joined, and loses it when it is unmapped, gets another place in this process, or is no longer tracked. On failure
-// nothing is read or cleared.
+// or joined, and loses it when it is unmapped, gets another place in this process, or is no longer readable or tracked.
+// On failure nothing is read or cleared. While `incomplete`, every page counts as written.
 CHECKED HRESULT kvm_slots_dirty(struct kvm_slots *s, gpa_t gpa, uint64_t size, uint64_t *bitmap);
 
-// Test every invariant above against the map. For tests.
+// Test every invariant above against the map; while `incomplete`, those that do not need it. For tests.
 bool kvm_slots_sound(const struct kvm_slots *s, struct gpa_map *map);
 
 #endif
