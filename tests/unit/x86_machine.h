@@ -88,7 +88,7 @@ static inline uint64_t peek64(const struct machine *m, uint64_t gpa)
 }
 static inline uint32_t peek32(const struct machine *m, uint64_t gpa) { return (uint32_t)peek64(m, gpa); }
 
-static int machine_setup(void **state)
+static inline int machine_setup(void **state)
 {
     struct machine *m = aligned_alloc(4096, (sizeof *m + 4095) & ~(size_t)4095);
     if (!m)
@@ -108,7 +108,7 @@ static int machine_setup(void **state)
     return m->cpu.code ? 0 : -1;
 }
 
-static int machine_teardown(void **state)
+static inline int machine_teardown(void **state)
 {
     struct machine *m = *state;
     x86_code_free(m->cpu.code);

@@ -42,18 +42,9 @@ static bool undo_read(struct x86_cpu *cpu, const struct kvm_run *run, struct kvm
 
 // ---- Writes: where does the instruction start? -------------------------------------------------------------------
 
-// Instructions that fit, by how many bytes before the place they start; [0] is one at the place.
-struct search {
-    const struct undo_code *code;
-    unsigned lengths;           // a bit for each that fits and ends at the place
-    unsigned repeated;          // and is repeated
-    struct undo_fit shortest, repetition, here;
-    bool fits_here;
-};
-
 // Of several instructions that end at the same place and fit, the one that decoding from places further up comes by most
-// often: x86 code read from a wrong byte soon falls into step. They differ in prefixes, which another one may end in.
-// Their effects are the same (undo_fit.c), but a client sees where an instruction starts.
+// often: x86 code read from a wrong byte soon falls into step. 0: none is come by. They differ in prefixes, which another
+// one may end in. Their effects are the same (undo_fit.c), but a client sees where an instruction starts.
 static unsigned most_travelled(const struct x86_cpu *cpu, const struct undo_code *code, unsigned lengths)
 {
     uint8_t lands[UNDO_BEFORE + 1] = { 0 };
@@ -75,11 +66,14 @@ static unsigned most_travelled(const struct x86_cpu *cpu, const struct undo_code
     return votes[best] ? best : 0;
 }
 
-static bool decode_back(struct x86_cpu *cpu, const struct undo_code *code, unsigned n, struct undo_fit *fit)
+// Whether the `n` bytes before the code's place are one instruction, and it fits.
+static bool fits_back(struct x86_cpu *cpu, const struct undo_report *report, const struct undo_code *code, unsigned n,
+                      bool call, struct undo_fit *fit)
 {
     uint64_t rip = x86_cut_rip(cpu, code->rip - n);
     fit->finished = true;
-    return undo_decode(cpu, undo_back(code, n), n, rip, &fit->insn) && fit->insn.z.length == n;
+    return undo_decode(cpu, undo_back(code, n), n, rip, &fit->insn) && fit->insn.z.length == n
+        && (call ? undo_fits_call(cpu, report, fit) : undo_fits(cpu, report, fit));
 }
 
 // Look at all instructions that end at the code's place.
@@ -87,27 +81,27 @@ static bool find_before(struct x86_cpu *cpu, const struct undo_report *report, c
                         struct undo_fit *found)
 {
     struct undo_fit fit;
-    unsigned lengths = 0, repeated = 0, best = 0;
+    unsigned lengths = 0, repeated = 0, kept = 0;
     for (unsigned n = 1; n <= ZYDIS_MAX_INSTRUCTION_LENGTH && n <= code->before; n++) {
-        if (!decode_back(cpu, code, n, &fit) || !(call ? undo_fits_call : undo_fits)(cpu, report, &fit))
+        if (!fits_back(cpu, report, code, n, call, &fit))
             continue;
-        lengths |= 1u << n;
-        if (fit.insn.rep)
-            repeated |= 1u << n;
-        if (!best)
+        if (kept && found->proven && !fit.proven)
+            continue;
+        if (!kept || (fit.proven && !found->proven)) {
+            lengths = repeated = 0;
+            kept = n;
             *found = fit;
-        best = best ? best : n;
+        }
+        lengths |= 1u << n;
+        repeated |= fit.insn.rep ? 1u << n : 0;
     }
     if (!(lengths & (lengths - 1)))
         return lengths != 0;
-    // A repetition at its end is likelier than a single string instruction with a count of 0 and a prefix's look before it.
+    // A repetition at its end is likelier than one element with a count of 0 behind what looks like a prefix.
     unsigned chosen = most_travelled(cpu, code, lengths);
     if (!chosen)
         chosen = (unsigned)__builtin_ctz(repeated ? repeated : lengths);
-    if (chosen == best)
-        return true;
-    return decode_back(cpu, code, chosen, found)
-        && (call ? undo_fits_call : undo_fits)(cpu, report, found);
+    return chosen == kept || fits_back(cpu, report, code, chosen, call, found);
 }
 
 // The return address that a CALL pushed tells where it ended.

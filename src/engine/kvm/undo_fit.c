@@ -1,8 +1,10 @@
 // Which instructions fit a write that KVM reports.
 //
 // Each check works out the registers before the instruction from those after it, then from these where the instruction
-// writes and what, and compares with the report. So a wrong guess is harmless: running the accepted instruction from the
-// worked-out registers makes the same access and ends in the registers that KVM left.
+// writes and what, and compares with the report. So a wrong guess is harmless: running the accepted instruction from
+// the worked-out registers makes the same access and ends in the registers that KVM left. That holds for `proven`
+// ones; where the data came from a vector register, a device or a port, all but the data is compared, and such an
+// instruction is taken only where no proven one fits.
 #include "engine/kvm/undo_fit.h"
 
 #include <string.h>
@@ -21,7 +23,7 @@ static unsigned fragment(unsigned size) { return size < 8 ? size : 8; }
 // The kernel reports a write in parts: one for each page that is not memory it can write to, in pieces of up to 8 bytes
 // (emulator_read_write, vcpu_mmio_write). Is the report's the first part of a write of `size` bytes?
 static bool write_fits(struct x86_cpu *cpu, const struct undo_report *report, uint64_t linear, unsigned size,
-                       const struct value *value, bool *more)
+                       const struct value *value, struct undo_fit *fit)
 {
     unsigned first = X86_PAGE_SIZE - (unsigned)(linear & X86_PAGE_MASK), skip = 0;
     uint64_t gpa;
@@ -29,23 +31,24 @@ static bool write_fits(struct x86_cpu *cpu, const struct undo_report *report, ui
         first = size;
     bool at_first = undo_translate(cpu, linear, &gpa) && gpa == report->address && report->size == fragment(first);
     if (at_first) {
-        *more = first > 8;
-        if (first < size && !*more) {
+        fit->more = first > 8;
+        if (first < size && !fit->more) {
             struct x86_page page = { 0 };
             if (undo_translate(cpu, linear + first, &gpa))
                 page = undo_page(cpu, gpa);
-            *more = !page.host || !page.write;
+            fit->more = !page.host || !page.write;
         }
     } else {
         skip = first;
         if (first == size || !undo_translate(cpu, linear + first, &gpa) || gpa != report->address
             || report->size != fragment(size - first))
             return false;
-        *more = size - first > 8;
+        fit->more = size - first > 8;
     }
     for (unsigned n = 0; n < report->size && skip + n < value->known; n++)
         if (value->bytes[skip + n] != report->data[n])
             return false;
+    fit->proven = skip + report->size <= value->known;
     return true;
 }
 
@@ -183,7 +186,7 @@ static bool string_fits(struct x86_cpu *cpu, const struct undo_report *report, s
     else if (fit->insn.z.meta.category == ZYDIS_CATEGORY_STRINGOP)
         value_set(&value, fit->gpr[X86_RAX], size);
     return undo_operand_linear(cpu, &fit->insn, to, fit->gpr, &linear)
-        && write_fits(cpu, report, linear, size, &value, &fit->more);
+        && write_fits(cpu, report, linear, size, &value, fit);
 }
 
 static uint64_t stack_top(const struct x86_cpu *cpu)
@@ -216,13 +219,13 @@ static bool push_fits(struct x86_cpu *cpu, const struct undo_report *report, str
         // A selector in a slot of four bytes: processors write the lower two (SDM vol. 2, PUSH).
         if (size == 4 && source->type == ZYDIS_OPERAND_TYPE_REGISTER
             && ZydisRegisterGetClass(source->reg.value) == ZYDIS_REGCLASS_SEGMENT
-            && write_fits(cpu, report, stack_top(cpu), 2, &value, &fit->more))
+            && write_fits(cpu, report, stack_top(cpu), 2, &value, fit))
             return true;
         break;
     default:
         return false;
     }
-    return write_fits(cpu, report, stack_top(cpu), size, &value, &fit->more);
+    return write_fits(cpu, report, stack_top(cpu), size, &value, fit);
 }
 
 static bool pop_fits(struct x86_cpu *cpu, const struct undo_report *report, struct undo_fit *fit)
@@ -237,7 +240,7 @@ static bool pop_fits(struct x86_cpu *cpu, const struct undo_report *report, stru
     stack_undo(cpu, fit, -(uint64_t)size);
     uint64_t from = undo_segment_linear(cpu, X86_SS, fit->gpr[X86_RSP] & undo_stack_mask(cpu));
     value_from_memory(cpu, report, from, size, &value);
-    return write_fits(cpu, report, linear, size, &value, &fit->more);
+    return write_fits(cpu, report, linear, size, &value, fit);
 }
 
 // The condition of SETcc, from the low four bits of its opcode.
@@ -282,7 +285,7 @@ static bool store_fits(struct x86_cpu *cpu, const struct undo_report *report, st
     if (insn->z.mnemonic == ZYDIS_MNEMONIC_MOVBE)
         reverse(&value, size);
     return undo_operand_linear(cpu, insn, to, fit->gpr, &linear)
-        && write_fits(cpu, report, linear, size, &value, &fit->more);
+        && write_fits(cpu, report, linear, size, &value, fit);
 }
 
 static bool memory_fits(struct x86_cpu *cpu, const struct undo_report *report, struct undo_fit *fit)
@@ -303,11 +306,28 @@ static bool memory_fits(struct x86_cpu *cpu, const struct undo_report *report, s
     }
 }
 
+// With 32-bit addresses KVM keeps the upper halves of a string instruction's registers, and processors clear them
+// (masked_increment in the kernel's emulate.c; SDM vol. 1 3.4.1.1). With something in them it is hardly what ran.
+static bool has_upper_halves(const struct undo_fit *fit)
+{
+    uint64_t used = 0;
+    if (string_operand(&fit->insn, X86_RSI))
+        used |= fit->gpr[X86_RSI];
+    if (string_operand(&fit->insn, X86_RDI))
+        used |= fit->gpr[X86_RDI];
+    return fit->insn.string && fit->insn.address_mask == 0xffffffff && used >> 32;
+}
+
 bool undo_fits(struct x86_cpu *cpu, const struct undo_report *report, struct undo_fit *fit)
 {
     memcpy(fit->gpr, cpu->slot, sizeof fit->gpr);
     fit->more = false;
-    return report->port ? port_fits(cpu, report, fit) : memory_fits(cpu, report, fit);
+    fit->proven = report->port;
+    if (!(report->port ? port_fits(cpu, report, fit) : memory_fits(cpu, report, fit)))
+        return false;
+    if (has_upper_halves(fit))
+        fit->proven = false;
+    return true;
 }
 
 bool undo_fits_call(struct x86_cpu *cpu, const struct undo_report *report, struct undo_fit *fit)
@@ -335,5 +355,5 @@ bool undo_fits_call(struct x86_cpu *cpu, const struct undo_report *report, struc
             return false;
     }
     value_set(&value, end, size);
-    return write_fits(cpu, report, stack_top(cpu), size, &value, &fit->more);
+    return write_fits(cpu, report, stack_top(cpu), size, &value, fit);
 }
