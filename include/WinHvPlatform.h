@@ -127,6 +127,8 @@ HRESULT WINAPI WHvAcceptPartitionMigration(HANDLE MigrationHandle, WHV_PARTITION
  *
  * The source may be merely reserved when it is mapped; a guest access to a page that is not there exits.
  * Mapping over a range that is mapped replaces it. One source range may be mapped at several guest ranges.
+ * WHvMapGpaRangeFlagTrackDirtyPages is E_INVALIDARG on an engine without the capability DirtyPageTracking; with it
+ * all pages begin as not written.
  * The caller keeps the memory alive until the range is unmapped or the partition deleted. */
 HRESULT WINAPI WHvMapGpaRange(WHV_PARTITION_HANDLE Partition, VOID *SourceAddress,
                               WHV_GUEST_PHYSICAL_ADDRESS GuestAddress, UINT64 SizeInBytes,
@@ -151,9 +153,10 @@ HRESULT WINAPI WHvTranslateGva(WHV_PARTITION_HANDLE Partition, UINT32 VpIndex, W
 
 /* Tells which pages of a range were written since the last query, and starts over: bit N of the map stands
  * for the page at GuestAddress + N * 4,096. The range was mapped with WHvMapGpaRangeFlagTrackDirtyPages.
- * Bitmap may be null with a size of 0, which only starts over.
- * Errors: WHV_E_GPA_RANGE_NOT_FOUND when the range is not mapped or not tracked; E_INVALIDARG for addresses
- * that are not on a page, or a bitmap that is too small. */
+ * It lies on 8 bytes and has 8 bytes for each 64 pages begun. With a size of 0 there is none, and the call only
+ * starts over.
+ * Errors: WHV_E_GPA_RANGE_NOT_FOUND when not all of the range is mapped and tracked; E_INVALIDARG for addresses
+ * that are not on a page, or a bitmap that is too small or lies badly; E_POINTER for a missing one. */
 HRESULT WINAPI WHvQueryGpaRangeDirtyBitmap(WHV_PARTITION_HANDLE Partition,
                                            WHV_GUEST_PHYSICAL_ADDRESS GuestAddress, UINT64 RangeSizeInBytes,
                                            UINT64 *Bitmap, UINT32 BitmapSizeInBytes);

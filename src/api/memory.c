@@ -27,6 +27,11 @@ static bool map_flags_valid(UINT32 flags)
            (!(flags & WHvMapGpaRangeFlagWrite) || (flags & WHvMapGpaRangeFlagRead));
 }
 
+static bool tracking_possible(const struct partition *p)
+{
+    return p->engine->capabilities()->features.DirtyPageTracking;
+}
+
 HRESULT WINAPI WHvMapGpaRange(WHV_PARTITION_HANDLE Partition, VOID *SourceAddress,
                               WHV_GUEST_PHYSICAL_ADDRESS GuestAddress, UINT64 SizeInBytes,
                               WHV_MAP_GPA_RANGE_FLAGS Flags)
@@ -41,7 +46,8 @@ HRESULT WINAPI WHvMapGpaRange(WHV_PARTITION_HANDLE Partition, VOID *SourceAddres
         return hr;
     if (!SourceAddress || !on_pages((uintptr_t)SourceAddress, SizeInBytes) ||
         !gpa_range_valid((uintptr_t)SourceAddress, SizeInBytes, UINT64_MAX) || !map_flags_valid(Flags) ||
-        !guest_range_valid(call.partition, GuestAddress, SizeInBytes))
+        !guest_range_valid(call.partition, GuestAddress, SizeInBytes) ||
+        ((Flags & WHvMapGpaRangeFlagTrackDirtyPages) && !tracking_possible(call.partition)))
         hr = E_INVALIDARG;
     else
         hr = partition_map_locked(call.partition, &range);
@@ -61,6 +67,31 @@ HRESULT WINAPI WHvUnmapGpaRange(WHV_PARTITION_HANDLE Partition, WHV_GUEST_PHYSIC
         hr = E_INVALIDARG;
     else
         hr = partition_unmap_locked(call.partition, GuestAddress, SizeInBytes);
+    api_leave(&call);
+    return hr;
+}
+
+HRESULT WINAPI WHvQueryGpaRangeDirtyBitmap(WHV_PARTITION_HANDLE Partition,
+                                           WHV_GUEST_PHYSICAL_ADDRESS GuestAddress, UINT64 RangeSizeInBytes,
+                                           UINT64 *Bitmap, UINT32 BitmapSizeInBytes)
+{
+    // A size of 0 asks for no map, wherever Bitmap points.
+    UINT64 *bitmap = BitmapSizeInBytes ? Bitmap : NULL;
+    struct api_call call;
+    HRESULT hr;
+
+    if (!Bitmap && BitmapSizeInBytes)
+        return E_POINTER;
+    // It changes nothing of what is migrated.
+    hr = api_enter(&call, Partition, IN_SERVICE);
+    if (FAILED(hr))
+        return hr;
+    if (!guest_range_valid(call.partition, GuestAddress, RangeSizeInBytes) ||
+        (uintptr_t)bitmap % sizeof(*bitmap) != 0 ||
+        (bitmap && BitmapSizeInBytes / sizeof(*bitmap) < dirty_words(RangeSizeInBytes)))
+        hr = E_INVALIDARG;
+    else
+        hr = partition_query_dirty_locked(call.partition, GuestAddress, RangeSizeInBytes, bitmap);
     api_leave(&call);
     return hr;
 }

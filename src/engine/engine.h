@@ -72,6 +72,14 @@ struct engine {
     // processor keeps what it may have looked up in between; whatever that call answers, the change has failed.
     CHECKED HRESULT (*map_changed)(struct partition *p, gpa_t gpa, uint64_t size);
 
+    // Which pages of [gpa, gpa + size) were written since the last call, or since they were mapped: OR one bit
+    // for each into `bitmap` (as dirty_take does), and watch for the next write to every page. All of the span is
+    // mapped with WHvMapGpaRangeFlagTrackDirtyPages. No write is lost: one that is done before the call is in
+    // this answer, one that is done during the call in this or the next. With partition->lock held; processors
+    // may run. On failure the bitmap holds what was taken by then, and the caller puts it back into
+    // partition->dirty.
+    CHECKED HRESULT (*collect_dirty)(struct partition *p, gpa_t gpa, uint64_t size, uint64_t *bitmap);
+
     // Processors. `vp_create` stores its own object in vp->engine_data. `vp_destroy` is called when no thread runs it.
     CHECKED HRESULT (*vp_create)(struct vp *vp);
     void (*vp_destroy)(struct vp *vp);

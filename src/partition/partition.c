@@ -170,12 +170,66 @@ CHECKED static HRESULT follow_map_locked(struct partition *p, gpa_t gpa, uint64_
     return hr;
 }
 
-HRESULT partition_map_locked(struct partition *p, const struct gpa_range *range)
+static bool tracked(const struct gpa_range *range)
+{
+    return range->flags & WHvMapGpaRangeFlagTrackDirtyPages;
+}
+
+// Move what the engine knows of written pages into the record, for the parts of [gpa, end) that are tracked.
+CHECKED static HRESULT drain_locked(struct partition *p, gpa_t gpa, gpa_t end)
+{
+    struct gpa_range range;
+    HRESULT hr = S_OK;
+
+    for (gpa_t at = gpa; SUCCEEDED(hr) && gpa_map_next(&p->map, at, &range) && range.gpa < end;
+         at = range.gpa + range.size) {
+        gpa_t low = range.gpa > gpa ? range.gpa : gpa;
+        gpa_t high = range.gpa + range.size < end ? range.gpa + range.size : end;
+        uint64_t *bitmap;
+
+        if (!tracked(&range))
+            continue;
+        bitmap = calloc(dirty_words(high - low), sizeof(*bitmap));
+        if (!bitmap)
+            return E_OUTOFMEMORY;
+        hr = p->engine->collect_dirty(p, low, high - low, bitmap);
+        dirty_put(&p->dirty, low, high - low, bitmap);
+        free(bitmap);
+    }
+    return hr;
+}
+
+CHECKED static HRESULT change_map_locked(struct partition *p, const struct gpa_range *range)
 {
     struct gpa_map_undo undo;
     HRESULT hr = gpa_map_insert(&p->map, range, &undo);
 
     return SUCCEEDED(hr) ? follow_map_locked(p, range->gpa, range->size, &undo) : hr;
+}
+
+HRESULT partition_map_locked(struct partition *p, const struct gpa_range *range)
+{
+    uint64_t *before;
+    HRESULT hr;
+
+    if (!tracked(range))
+        return change_map_locked(p, range);
+    hr = dirty_reserve(&p->dirty, range->gpa, range->size);
+    if (SUCCEEDED(hr))
+        hr = drain_locked(p, range->gpa, range->gpa + range->size);
+    if (FAILED(hr))
+        return hr;
+    before = calloc(dirty_words(range->size), sizeof(*before));
+    if (!before)
+        return E_OUTOFMEMORY;
+    // All pages start clean, and do so before a processor can find the range: what it marks then must stay.
+    // Should the change fail, the pages of what was there before are as dirty as they were.
+    dirty_take(&p->dirty, range->gpa, range->size, before);
+    hr = change_map_locked(p, range);
+    if (FAILED(hr))
+        dirty_put(&p->dirty, range->gpa, range->size, before);
+    free(before);
+    return hr;
 }
 
 HRESULT partition_unmap_locked(struct partition *p, gpa_t gpa, uint64_t size)
@@ -184,6 +238,36 @@ HRESULT partition_unmap_locked(struct partition *p, gpa_t gpa, uint64_t size)
     HRESULT hr = gpa_map_remove(&p->map, gpa, size, &undo);
 
     return SUCCEEDED(hr) ? follow_map_locked(p, gpa, size, &undo) : hr;
+}
+
+static bool all_tracked_locked(struct partition *p, gpa_t gpa, uint64_t size)
+{
+    struct gpa_range range;
+
+    for (gpa_t at = gpa; at < gpa + size; at = range.gpa + range.size)
+        if (!gpa_map_find(&p->map, at, &range) || !tracked(&range))
+            return false;
+    return true;
+}
+
+HRESULT partition_query_dirty_locked(struct partition *p, gpa_t gpa, uint64_t size, uint64_t *bitmap)
+{
+    uint64_t *own = NULL;
+    HRESULT hr;
+
+    if (!all_tracked_locked(p, gpa, size))
+        return WHV_E_GPA_RANGE_NOT_FOUND;
+    if (!bitmap)
+        bitmap = own = calloc(dirty_words(size), sizeof(*own));
+    else
+        memset(bitmap, 0, dirty_words(size) * sizeof(*bitmap));
+    if (!bitmap)
+        return E_OUTOFMEMORY;
+    hr = p->engine->collect_dirty(p, gpa, size, bitmap);
+    if (FAILED(hr))
+        dirty_put(&p->dirty, gpa, size, bitmap);
+    free(own);
+    return hr;
 }
 
 void partition_stop(struct partition *p)
@@ -213,6 +297,7 @@ void partition_free(struct partition *p)
     for (unsigned int i = 0; i < PARTITION_MAX_PROCESSORS; i++)
         free(p->vp_memory[i]);
     property_release(&p->properties);
+    dirty_destroy(&p->dirty);
     gpa_map_destroy(&p->map);
     pthread_cond_destroy(&p->vp_unused);
     pthread_mutex_destroy(&p->lock);

@@ -18,6 +18,7 @@
 #include <stdatomic.h>
 
 #include "engine/engine.h"
+#include "partition/dirty.h"
 #include "partition/engine_choice.h"
 #include "partition/gpa_map.h"
 #include "partition/property.h"
@@ -55,6 +56,7 @@ struct partition {
     // the properties have changed since.
     char engine_report[ENGINE_REPORT_SIZE];
     struct gpa_map map;
+    struct dirty dirty;                     // written pages that an engine marked and nobody has asked for
     struct vp *vps[PARTITION_MAX_PROCESSORS];               // under lock; NULL where no processor exists
     _Atomic(struct vp *) vp_memory[PARTITION_MAX_PROCESSORS];   // of every processor that was ever created
     pthread_cond_t vp_unused;               // a processor that is being deleted has lost its last user
@@ -90,6 +92,11 @@ CHECKED HRESULT partition_set_property_locked(struct partition *p, const struct 
 // is as it was.
 CHECKED HRESULT partition_map_locked(struct partition *p, const struct gpa_range *range);
 CHECKED HRESULT partition_unmap_locked(struct partition *p, gpa_t gpa, uint64_t size);
+
+// Which pages of a range were written since the last query, or since they were mapped: one bit for each, bit 0
+// for the first. `bitmap` has dirty_words(size) words; NULL: only start over. WHV_E_GPA_RANGE_NOT_FOUND when
+// not all of it is mapped and tracked. A call that fails forgets no page.
+CHECKED HRESULT partition_query_dirty_locked(struct partition *p, gpa_t gpa, uint64_t size, uint64_t *bitmap);
 
 // The partition is about to be deleted: no processor can be created or run any more, running ones are
 // cancelled.

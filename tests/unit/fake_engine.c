@@ -14,6 +14,8 @@ struct engine_capabilities fake_fast_capabilities;
 struct engine_capabilities fake_fake_capabilities;
 HRESULT fake_setup_result;
 HRESULT fake_map_result;
+HRESULT fake_collect_result;
+UINT64 fake_written;
 bool fake_run_blocks;
 
 // One processor: a latch for cancels, a page for its APIC, one register.
@@ -30,6 +32,7 @@ void fake_reset(void)
     struct engine_capabilities all = {
         .features.PartialUnmap = 1,
         .features.LocalApicEmulation = 1,
+        .features.DirtyPageTracking = 1,
         .extended_vm_exits.AsUINT64 = 0x2F,
         .exception_exit_bitmap = 0xFFFFF,
         .msr_exit_bitmap.AsUINT64 = 0x3F,
@@ -54,6 +57,8 @@ void fake_reset(void)
     fake_fast_capabilities.processor_clock_hz = 3000000000;
     fake_setup_result = S_OK;
     fake_map_result = S_OK;
+    fake_collect_result = S_OK;
+    fake_written = 0;
     fake_run_blocks = false;
 }
 
@@ -110,6 +115,14 @@ static HRESULT fake_map_changed(struct partition *p, gpa_t gpa, uint64_t size)
     fake_log.map_gpa = gpa;
     fake_log.map_size = size;
     return fake_map_result;
+}
+
+static HRESULT fake_collect_dirty(struct partition *p, gpa_t gpa, uint64_t size, uint64_t *bitmap)
+{
+    dirty_take(&p->dirty, gpa, size, bitmap);
+    bitmap[0] |= fake_written;
+    fake_written = 0;
+    return fake_collect_result;
 }
 
 static HRESULT fake_vp_create(struct vp *vp)
@@ -236,7 +249,8 @@ static UINT64 fake_instruction_count(struct vp *vp)
 
 #define COMMON_FUNCTIONS                                                                                     \
     .teardown = fake_teardown, .properties_changed = fake_properties_changed,                                \
-    .map_changed = fake_map_changed, .vp_create = fake_vp_create, .vp_destroy = fake_vp_destroy,             \
+    .map_changed = fake_map_changed, .collect_dirty = fake_collect_dirty,                                    \
+    .vp_create = fake_vp_create, .vp_destroy = fake_vp_destroy,                                              \
     .vp_run = fake_vp_run, .vp_cancel = fake_vp_cancel, .get_registers = fake_get_registers,                 \
     .set_registers = fake_set_registers, .get_apic_page = fake_get_apic_page,                                \
     .set_apic_page = fake_set_apic_page, .translate_gva = fake_translate_gva,                                \

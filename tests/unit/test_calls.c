@@ -235,6 +235,67 @@ static void test_map_refused_by_engine(void **state)
     assert_ok(WHvDeletePartition(p));
 }
 
+#define TRACKED (WHV_MAP_GPA_RANGE_FLAGS)(WHvMapGpaRangeFlagRead | WHvMapGpaRangeFlagTrackDirtyPages)
+
+static void test_dirty_pages(void **state)
+{
+    WHV_PARTITION_HANDLE p = set_up();
+    UINT64 bitmap = 0xEE;
+
+    (void)state;
+    assert_ok(WHvMapGpaRange(p, memory, 0x10000, 0x8000, TRACKED));
+    fake_written = 5;
+    assert_ok(WHvQueryGpaRangeDirtyBitmap(p, 0x10000, 0x8000, &bitmap, sizeof(bitmap)));
+    assert_int_equal(bitmap, 5);
+    assert_ok(WHvQueryGpaRangeDirtyBitmap(p, 0x10000, 0x8000, &bitmap, sizeof(bitmap)));
+    assert_int_equal(bitmap, 0);
+    fake_written = 5;
+    assert_ok(WHvQueryGpaRangeDirtyBitmap(p, 0x10000, 0x8000, NULL, 0));
+    assert_int_equal(fake_written, 0);
+
+    // What the engine told before it failed is told by the next call.
+    fake_written = 0x82;
+    fake_collect_result = E_FAIL;
+    assert_hr(WHvQueryGpaRangeDirtyBitmap(p, 0x10000, 0x8000, &bitmap, sizeof(bitmap)), E_FAIL);
+    assert_hr(WHvQueryGpaRangeDirtyBitmap(p, 0x10000, 0x8000, NULL, 0), E_FAIL);
+    fake_collect_result = S_OK;
+    // So is what was known before a map that failed; one that does not fail starts clean.
+    fake_written = 1;
+    fake_map_result = E_FAIL;
+    assert_hr(WHvMapGpaRange(p, memory, 0x10000, 0x2000, TRACKED), E_FAIL);
+    fake_map_result = S_OK;
+    assert_int_equal(fake_written, 0);
+    assert_ok(WHvQueryGpaRangeDirtyBitmap(p, 0x10000, 0x2000, &bitmap, sizeof(bitmap)));
+    assert_int_equal(bitmap, 3);
+    fake_written = 1;
+    assert_ok(WHvMapGpaRange(p, memory, 0x17000, 0x1000, TRACKED));
+    assert_ok(WHvQueryGpaRangeDirtyBitmap(p, 0x10000, 0x8000, &bitmap, sizeof(bitmap)));
+    assert_int_equal(bitmap, 0);
+    // A map that cannot ask the engine before changes nothing.
+    fake_written = 1;
+    fake_collect_result = E_OUTOFMEMORY;
+    assert_hr(WHvMapGpaRange(p, memory, 0x10000, 0x2000, TRACKED), E_OUTOFMEMORY);
+    fake_collect_result = S_OK;
+    assert_ok(WHvQueryGpaRangeDirtyBitmap(p, 0x10000, 0x8000, &bitmap, sizeof(bitmap)));
+    assert_int_equal(bitmap, 1);
+    assert_ok(WHvDeletePartition(p));
+}
+
+static void test_dirty_pages_not_offered(void **state)
+{
+    WHV_PARTITION_HANDLE p;
+    UINT64 bitmap;
+
+    (void)state;
+    fake_fast_capabilities.features.DirtyPageTracking = 0;
+    p = set_up();
+    assert_hr(WHvMapGpaRange(p, memory, 0, 0x1000, TRACKED), E_INVALIDARG);
+    assert_int_equal(fake_log.map_changes, 0);
+    assert_ok(WHvMapGpaRange(p, memory, 0, 0x1000, WHvMapGpaRangeFlagRead));
+    assert_hr(WHvQueryGpaRangeDirtyBitmap(p, 0, 0x1000, &bitmap, sizeof(bitmap)), WHV_E_GPA_RANGE_NOT_FOUND);
+    assert_ok(WHvDeletePartition(p));
+}
+
 static void test_processor_calls(void **state)
 {
     WHV_VIRTUAL_PROCESSOR_PROPERTY node = {.PropertyCode = WHvVirtualProcessorPropertyCodeNumaNode};
@@ -743,6 +804,8 @@ int main(void)
         cmocka_unit_test_setup(test_property_calls, setup),
         cmocka_unit_test_setup(test_map_calls, setup),
         cmocka_unit_test_setup(test_map_refused_by_engine, setup),
+        cmocka_unit_test_setup(test_dirty_pages, setup),
+        cmocka_unit_test_setup(test_dirty_pages_not_offered, setup),
         cmocka_unit_test_setup(test_processor_calls, setup),
         cmocka_unit_test_setup(test_exit_sizes, setup),
         cmocka_unit_test_setup(test_registers, setup),

@@ -28,7 +28,13 @@ void processor_page(struct processor *p, uint64_t gpa, struct x86_page *page)
         .read = range->flags & WHvMapGpaRangeFlagRead,
         .write = range->flags & WHvMapGpaRangeFlagWrite,
         .execute = range->flags & WHvMapGpaRangeFlagExecute,
+        .watched = range->flags & WHvMapGpaRangeFlagTrackDirtyPages,
     };
+}
+
+void processor_written(struct processor *p, uint64_t gpa)
+{
+    dirty_mark(&p->vp->partition->dirty, gpa);
 }
 
 void processor_forget_memory(struct processor *p)
@@ -37,6 +43,12 @@ void processor_forget_memory(struct processor *p)
     if (p->tlb_used)
         x86_flush_tlb(&p->cpu, true);
     p->tlb_used = false;
+}
+
+void processor_forget_writes(struct processor *p)
+{
+    if (p->tlb_used)
+        x86_forget_writes(&p->cpu);
 }
 
 bool processor_is_guest_memory(struct processor *p, const void *address, gpa_t *gpa)

@@ -37,6 +37,13 @@ struct processor {
 
 // Fills `page` from the partition's memory map; nothing there: all zero. (The engine looks for its own devices first.)
 void processor_page(struct processor *p, uint64_t gpa, struct x86_page *page);
+// The processor is about to write to a page of a tracked range.
+void processor_written(struct processor *p, uint64_t gpa);
+// Marks of tracked pages were taken (dirty_take): the next write to each page marks it again. To be called after
+// the taking. A page that this processor could write without marking it had its mark then, so it has been told,
+// and what was written to it until here is in memory by now. In the other order a page marked in between would
+// lose its mark and keep its TLB entry, and later writes to it would be told by nobody.
+void processor_forget_writes(struct processor *p);
 // The map or the engine's devices changed: no translation is kept.
 void processor_forget_memory(struct processor *p);
 // Whether a host address lies in memory that the guest has, and where. Any thread.

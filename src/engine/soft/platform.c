@@ -20,6 +20,11 @@ static void bus_page(struct x86_cpu *cpu, uint64_t gpa, struct x86_page *page)
     processor_page(&v->p, gpa, page);
 }
 
+static void bus_written(struct x86_cpu *cpu, uint64_t gpa)
+{
+    processor_written(&vcpu_of(cpu)->p, gpa);
+}
+
 // ---- Local APIC --------------------------------------------------------------------------------------------------
 
 void soft_route(struct soft_partition *soft, const struct lapic_message *message, uint32_t sender)
@@ -302,6 +307,7 @@ static enum x86_answer bus_exception(struct x86_cpu *cpu, const struct x86_excep
 
 const struct x86_bus vcpu_bus = {
     .page = bus_page,
+    .written = bus_written,
     .device_read = bus_device_read,
     .device_write = bus_device_write,
     .cpuid = bus_cpuid,

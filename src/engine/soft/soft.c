@@ -43,6 +43,7 @@ static void make_offer(void)
     x86_default_features(features);
     offer.features.PartialUnmap = 1;
     offer.features.LocalApicEmulation = 1;
+    offer.features.DirtyPageTracking = 1;
     offer.features.VpHotAddRemove = 1;
     offer.extended_vm_exits.X64CpuidExit = 1;
     offer.extended_vm_exits.X64MsrExit = 1;
@@ -142,19 +143,31 @@ static void soft_properties_changed(struct partition *p)
     pthread_rwlock_unlock(&soft->vcpus_lock);
 }
 
-static HRESULT soft_map_changed(struct partition *p, gpa_t gpa, uint64_t size)
+// Do something to one processor after the other, each of them standing still meanwhile.
+static void each_processor(struct soft_partition *soft, void (*act)(struct processor *p))
 {
-    struct soft_partition *soft = p->engine_data;
-    (void)gpa;
-    (void)size;
     for (unsigned n = 0; n < PARTITION_MAX_PROCESSORS; n++) {
         struct vcpu *v = soft->vcpus[n];    // partition->lock keeps processors from coming and going
         if (!v)
             continue;
         vcpu_stop(v);
-        processor_forget_memory(&v->p);
+        act(&v->p);
         vcpu_resume(v);
     }
+}
+
+static HRESULT soft_map_changed(struct partition *p, gpa_t gpa, uint64_t size)
+{
+    (void)gpa;
+    (void)size;
+    each_processor(p->engine_data, processor_forget_memory);
+    return S_OK;
+}
+
+static HRESULT soft_collect_dirty(struct partition *p, gpa_t gpa, uint64_t size, uint64_t *bitmap)
+{
+    dirty_take(&p->dirty, gpa, size, bitmap);
+    each_processor(p->engine_data, processor_forget_writes);
     return S_OK;
 }
 
@@ -235,6 +248,7 @@ const struct engine engine_soft = {
     .teardown = soft_teardown,
     .properties_changed = soft_properties_changed,
     .map_changed = soft_map_changed,
+    .collect_dirty = soft_collect_dirty,
     .vp_create = vcpu_create,
     .vp_destroy = vcpu_destroy,
     .vp_run = vcpu_run,
