@@ -113,23 +113,30 @@ CHECKED static HRESULT save_logs(struct kvm_slots *s, struct kvm_plan *plan)
     return S_OK;
 }
 
-// Slots that come where some were missing: pages may have been written without a record.
-CHECKED static HRESULT fill_logs(struct kvm_plan *plan)
-{
-    HRESULT hr = S_OK;
-
-    for (size_t n = 0; SUCCEEDED(hr) && n < plan->count; n++)
-        if (plan->after[n].step == SLOT_COMES && plan->after[n].flags & KVM_MEM_LOG_DIRTY_PAGES)
-            hr = kvm_slot_log_fill(&plan->after[n]);
-    return hr;
-}
-
 // The slot that a slot of the plan was before, searched from `from` on: it stays, so both have the same number.
 static struct kvm_slot *before(struct kvm_slot *from, const struct kvm_slot *after)
 {
     while (from->id != after->id)
         from++;
     return from;
+}
+
+// Slots come, or begin to track, where some were missing: pages may have been written without a record.
+CHECKED static HRESULT fill_logs(struct kvm_slots *s, struct kvm_plan *plan)
+{
+    struct kvm_slot *old = s->slots + plan->first;
+    HRESULT hr = S_OK;
+
+    for (size_t n = 0; SUCCEEDED(hr) && n < plan->count; n++) {
+        struct kvm_slot *slot = &plan->after[n];
+
+        if (!(slot->flags & KVM_MEM_LOG_DIRTY_PAGES) || slot->step == SLOT_STAYS)
+            continue;
+        if (slot->step == SLOT_TURNS)
+            slot = old = before(old, slot);
+        hr = kvm_slot_log_fill(slot);
+    }
+    return hr;
 }
 
 // ---- Done, or undone ---------------------------------------------------------------------------------------------
@@ -279,7 +286,7 @@ HRESULT kvm_plan_carry_out(struct kvm_slots *s, struct kvm_plan *plan, const str
     if (save)
         hr = save_logs(s, plan);
     if (SUCCEEDED(hr) && s->incomplete)
-        hr = fill_logs(plan);
+        hr = fill_logs(s, plan);
     if (SUCCEEDED(hr))
         hr = install(s, plan);
     if (still)
