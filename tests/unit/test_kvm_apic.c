@@ -474,6 +474,25 @@ static void test_registers_as_in_soft(void **state)
     assert_true(refused > 1000);
 }
 
+static void test_reset(void **state)
+{
+    (void)state;
+    struct kvm_apic a = make(false);
+    struct lapic l = soft_lapic(XAPIC_BASE);
+    kernel_reset(XAPIC_BASE);
+    set_reg(0x20, 9 << 24);
+    set_reg(0xF0, 0x11FF);
+    set_reg(0x220, 2);
+    assert_ok(kvm_apic_reset(&a, PROCESSOR, ID));
+    assert_same_state(&l, XAPIC_BASE);
+    assert_int_equal(reg(0xF0), 0xFF);
+    kernel.calls = 0;
+    kernel.fail_at = 1;
+    kernel.error = -ENOMEM;
+    assert_hr(kvm_apic_reset(&a, PROCESSOR, ID), E_OUTOFMEMORY);
+    kvm_apic_destroy(&a);
+}
+
 // What a guest can leave in KVM's registers that is reserved here does not come out.
 static void test_kvms_own_bits(void **state)
 {
@@ -493,7 +512,12 @@ static void test_kvms_own_bits(void **state)
             assert_true(kvm_apic_page_valid(page, XAPIC_BASE, n, value));
     assert_true(kvm_apic_page_get(page, 0xA, &value));
     assert_int_equal(value, 0);
+    // As it was: nothing is set, and no timer starts again.
     assert_ok(kvm_apic_set_page(&a, PROCESSOR, XAPIC_BASE, page, NULL));
+    assert_int_equal(kernel.sets, 0);
+    assert_true(kvm_apic_page_set(page, XAPIC_BASE, 0xF, 0xFF));
+    assert_ok(kvm_apic_set_page(&a, PROCESSOR, XAPIC_BASE, page, NULL));
+    assert_int_equal(reg(0xF0), 0x10FF);
     kvm_apic_destroy(&a);
 }
 
@@ -557,6 +581,7 @@ int main(void)
         cmocka_unit_test(test_lint1),
         cmocka_unit_test(test_pages_as_in_soft),
         cmocka_unit_test(test_registers_as_in_soft),
+        cmocka_unit_test(test_reset),
         cmocka_unit_test(test_kvms_own_bits),
         cmocka_unit_test(test_changes),
     };

@@ -8,7 +8,9 @@
 // Destinations. A device's 8-bit destination of all ones is everybody, in xAPIC and x2APIC mode alike; so is one of 32
 // bits. KVM's broadcast for the one mode does not reach processors in the other: what goes to everybody goes twice.
 //
-// `base` is IA32_APIC_BASE of the processor in question everywhere here.
+// `base` is IA32_APIC_BASE of the processor in question everywhere here, as KVM has it: a new one goes to KVM before a
+// page does. KVM forgets IA32_TSC_DEADLINE when a page brings that timer mode or takes it away, so the deadline comes
+// after the page. Special registers carry CR8, and with it the page's TPR: whichever goes to KVM last counts.
 #ifndef BULKHEAD_KVM_APIC_H
 #define BULKHEAD_KVM_APIC_H
 
@@ -46,7 +48,7 @@ CHECKED HRESULT kvm_apic_get_page(int fd, uint64_t base, uint8_t page[KVM_APIC_P
 // E_INVALIDARG for reserved bits. What only follows from others (ID, version, PPR, and LDR in x2APIC mode) is ignored,
 // and so is what is between registers. `before`: the page that this one was made from; only what differs is handed on,
 // single interrupts included, so that none is lost that has come in meanwhile. NULL: everything. Nothing is changed on
-// failure.
+// failure. What is as KVM has it already is not set again.
 //
 // A one-shot timer with an initial count and no current count has expired. KVM does not say whether its interrupt has
 // been requested yet, and requests it (again) when the state is set: a surplus interrupt, where soft processors have
@@ -54,6 +56,10 @@ CHECKED HRESULT kvm_apic_get_page(int fd, uint64_t base, uint8_t page[KVM_APIC_P
 // An interrupt that another processor's guest code sends in the instant of a set can be lost.
 CHECKED HRESULT kvm_apic_set_page(struct kvm_apic *a, int fd, uint64_t base, const uint8_t page[KVM_APIC_PAGE_SIZE],
                                   const uint8_t *before);
+
+// As after reset (SDM vol. 3A 11.4.7.1), and the identifier with it, which a guest can change. KVM has the base of a
+// reset already.
+CHECKED HRESULT kvm_apic_reset(struct kvm_apic *a, int fd, uint32_t id);
 
 // One register of such a page by its offset >> 4; the ICR is 64 bits wide with its high half. Setting stores state: no
 // message is sent, and what follows in the page follows (PPR; the count starts or stops). False, and nothing changed:

@@ -164,6 +164,7 @@ bool kvm_apic_page_set(uint8_t page[KVM_APIC_PAGE_SIZE], uint64_t base, unsigned
 
 // ---- The whole of it ---------------------------------------------------------------------------------------------
 
+
 HRESULT kvm_apic_get_page(int fd, uint64_t base, uint8_t page[KVM_APIC_PAGE_SIZE])
 {
     struct kvm_lapic_state state;
@@ -188,16 +189,14 @@ HRESULT kvm_apic_get_page(int fd, uint64_t base, uint8_t page[KVM_APIC_PAGE_SIZE
 static void overlay(struct kvm_lapic_state *state, uint64_t base, const uint8_t *page, const uint8_t *before)
 {
     for (unsigned n = 0; n < REGISTERS; n++) {
-        uint32_t value = load(page, n) & writable(n, base), mask = UINT32_MAX;
         if (!is_state(n, base))
             continue;
-        if (n == INDEX(APIC_DFR))
-            value |= DFR_ONES;
+        uint32_t mask = writable(n, base);      // the other bits are KVM's own
         if (before) {
             uint32_t changed = load(page, n) ^ load(before, n);
-            mask = is_vectors(n) || !changed ? changed : UINT32_MAX;
+            mask = is_vectors(n) || !changed ? mask & changed : mask;
         }
-        apic_set_register(state, n * 16, (apic_register(state, n * 16) & ~mask) | (value & mask));
+        apic_set_register(state, n * 16, (apic_register(state, n * 16) & ~mask) | (load(page, n) & mask));
     }
     if (!counts_down(page)) {
         apic_set_register(state, APIC_INITIAL_COUNT, 0);
@@ -218,7 +217,7 @@ static void level_vectors(const struct kvm_lapic_state *state, uint64_t vectors[
 HRESULT kvm_apic_set_page(struct kvm_apic *a, int fd, uint64_t base, const uint8_t page[KVM_APIC_PAGE_SIZE],
                           const uint8_t *before)
 {
-    struct kvm_lapic_state state;
+    struct kvm_lapic_state now, state;
     uint64_t vectors[4] = { 0 };
     for (unsigned n = 0; n < REGISTERS; n++)
         if (is_state(n, base) && !is_valid(n, base, load(page, n)))
@@ -226,14 +225,30 @@ HRESULT kvm_apic_set_page(struct kvm_apic *a, int fd, uint64_t base, const uint8
     if (before && memcmp(page, before, KVM_APIC_PAGE_SIZE) == 0)
         return S_OK;
     pthread_rwlock_wrlock(&a->state);
-    HRESULT hr = kvm_hresult(kvm_ioctl(fd, KVM_GET_LAPIC, &state));
+    HRESULT hr = kvm_hresult(kvm_ioctl(fd, KVM_GET_LAPIC, &now));
     if (SUCCEEDED(hr)) {
+        state = now;
         overlay(&state, base, page, before);
         level_vectors(&state, vectors);
         hr = kvm_apic_route(a, vectors);
     }
-    if (SUCCEEDED(hr))
+    if (SUCCEEDED(hr) && memcmp(&state, &now, sizeof state) != 0)
         hr = kvm_hresult(kvm_ioctl(fd, KVM_SET_LAPIC, &state));
     pthread_rwlock_unlock(&a->state);
     return hr;
+}
+
+HRESULT kvm_apic_reset(struct kvm_apic *a, int fd, uint32_t id)
+{
+    struct kvm_lapic_state state;
+    memset(&state, 0, sizeof state);
+    apic_set_register(&state, APIC_ID, id << 24);
+    apic_set_register(&state, APIC_DFR, UINT32_MAX);
+    apic_set_register(&state, APIC_SVR, 0xFF);
+    for (unsigned offset = APIC_LVT_TIMER; offset <= APIC_LVT_ERROR; offset += 16)
+        apic_set_register(&state, offset, APIC_LVT_MASKED);
+    pthread_rwlock_wrlock(&a->state);
+    int answer = kvm_ioctl(fd, KVM_SET_LAPIC, &state);
+    pthread_rwlock_unlock(&a->state);
+    return kvm_hresult(answer);
 }
