@@ -1,10 +1,10 @@
 // CPUID of a kvm processor: what KVM offers, made into the processor that the partition's properties describe.
 //
-// An answer is worked out when it is asked for: KVM's entry for the leaf, changed by the first function of `shapes` that
-// is for it, with the features masked that the partition shall not have. kvm_cpuid_install asks for every leaf there is
-// and writes the answers down for KVM, which then answers the guest by rules of its own (arch/x86/kvm/cpuid.c,
-// kvm_cpuid): bits that follow the processor's state, and what an absent leaf or subleaf reads as. Those rules are here
-// too, so that both say the same.
+// An answer is worked out when it is asked for: KVM's entry for the leaf, without the features that the partition shall not
+// have, changed by the function of `shapes` that is for it. kvm_cpuid_install asks for every leaf there is and writes the
+// answers down for KVM, which then answers the guest by rules of its own (arch/x86/kvm/cpuid.c, kvm_cpuid): bits that
+// follow the processor's state, and what an absent leaf or subleaf reads as. Those rules are here too, so that both say the
+// same.
 #include "engine/kvm/cpuid.h"
 
 #include <errno.h>
@@ -169,12 +169,13 @@ static void leaf_7(const struct asked *a, uint32_t out[4])
     }
 }
 
-// Topology, 0xb and 0x1f. Subleaves above the last say only what they were asked and who asks.
+// Topology, 0xb and 0x1f, as far as the guest sees that there are such leaves. Subleaves above the last say only what they
+// were asked and who asks.
 static void leaf_topology(const struct asked *a, uint32_t out[4])
 {
     uint32_t max[4];
 
-    (void)base_entry(a->host, 0, 0, max);
+    partition_cpuid(a->vp, 0, 0, max);
     nothing(a, out);
     if (a->leaf > max[EAX])
         return;
@@ -348,10 +349,10 @@ void kvm_cpuid(struct vp *vp, UINT32 leaf, UINT32 subleaf, UINT32 out[4])
         partition_cpuid(vp, highest, subleaf, out);
         return;
     }
+    kvm_features_mask(leaf, subleaf, &a.properties->processor_features, a.properties->xsave_features, out);
     for (unsigned n = 0; n < sizeof shapes / sizeof *shapes && shapes[n].first <= leaf; n++)
         if (leaf <= shapes[n].last)
             shapes[n].shape(&a, out);
-    kvm_features_mask(leaf, subleaf, &a.properties->processor_features, a.properties->xsave_features, out);
 }
 
 void kvm_cpuid_features(struct vp *vp, uint64_t features[4])
@@ -458,22 +459,17 @@ static uint32_t unnamed_subleaf(const struct places *p, size_t n)
     return subleaf;
 }
 
-static bool all_zero(const uint32_t out[4])
-{
-    return !(out[EAX] | out[EBX] | out[ECX] | out[EDX]);
-}
-
-// What KVM says by itself where the table has nothing: zero up to the class's last leaf, and for all AMD-like processors.
-// Asks for the answer of a topology leaf's unnamed subleaf too: KVM makes that from its subleaf 1.
+// What KVM says by itself where the table has nothing: zero up to the class's last leaf, and for all AMD-like processors;
+// of a topology leaf's unnamed subleaves what it makes of the leaf's subleaf 1, which is what this file makes of them.
 static bool goes_without_saying(struct vp *vp, const struct place *place, const uint32_t out[4])
 {
-    uint32_t highest, zero[4];
+    uint32_t highest, own[4] = { 0 };
 
-    if (place->any && (place->leaf == 0xb || place->leaf == 0x1f)) {
-        kvm_cpuid(vp, place->leaf, place->subleaf, zero);
-        return !memcmp(zero, out, sizeof zero);
-    }
-    return all_zero(out) && !out_of_range(vp, place->leaf, &highest) && place->leaf != 0;
+    if (place->leaf == 0 || out_of_range(vp, place->leaf, &highest))
+        return false;
+    if (place->any && (place->leaf == 0xb || place->leaf == 0x1f))
+        kvm_cpuid(vp, place->leaf, place->subleaf, own);
+    return !memcmp(own, out, sizeof own);
 }
 
 // E_INVALIDARG: more than fit.

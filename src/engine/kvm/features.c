@@ -183,6 +183,12 @@ void kvm_features_offered(const struct kvm_host *h, WHV_PROCESSOR_FEATURES_BANKS
     xsave->AsUINT64 = offered[BANK_XSAVE];
 }
 
+// Leaves of this table whose answer depends on the subleaf.
+static bool by_subleaf(uint32_t leaf)
+{
+    return leaf == 7 || leaf == 0xd || leaf == 0x24;
+}
+
 void kvm_features_mask(uint32_t leaf, uint32_t subleaf, const WHV_PROCESSOR_FEATURES_BANKS *banks,
                        WHV_PROCESSOR_XSAVE_FEATURES xsave, uint32_t out[4])
 {
@@ -191,7 +197,7 @@ void kvm_features_mask(uint32_t leaf, uint32_t subleaf, const WHV_PROCESSOR_FEAT
     for (unsigned n = 0; n < FEATURES; n++) {
         const struct feature *f = &features[n];
 
-        if (f->leaf == leaf && f->subleaf == subleaf && !(wanted[f->bank] & f->mask))
+        if (f->leaf == leaf && (f->subleaf == subleaf || !by_subleaf(leaf)) && !(wanted[f->bank] & f->mask))
             out[f->reg] &= ~(1u << f->bit);
     }
 }
