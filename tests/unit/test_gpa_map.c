@@ -51,6 +51,7 @@ static void test_range_valid(void **state)
 static void test_split_and_replace(void **state)
 {
     struct gpa_map map;
+    struct gpa_range range;
 
     (void)state;
     assert_ok(gpa_map_init(&map));
@@ -64,6 +65,13 @@ static void test_split_and_replace(void **state)
     assert_unmapped(&map, 14);
     assert_unmapped(&map, 15);
     assert_mapped(&map, 16, 106, RWX);
+
+    // A walk goes over the hole to the next range.
+    assert_true(gpa_map_next(&map, 13 * PAGE, &range));
+    assert_int_equal(range.gpa, 10 * PAGE);
+    assert_true(gpa_map_next(&map, 14 * PAGE, &range));
+    assert_int_equal(range.gpa, 16 * PAGE);
+    assert_false(gpa_map_next(&map, 20 * PAGE, &range));
 
     // A map over the hole and both its sides replaces them.
     assert_ok(insert(&map, 12, 6, 500, WHvMapGpaRangeFlagRead));

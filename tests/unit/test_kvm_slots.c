@@ -1,5 +1,5 @@
-// The kvm engine's memory slots against a kernel of our own, which keeps the slots it is given, refuses what KVM refuses,
-// counts, and fails when it is told to.
+// The kvm engine's memory slots against a kernel of our own, which keeps the slots it is given, refuses what
+// KVM refuses, counts, and fails when it is told to.
 #include "unit.h"
 
 #include <errno.h>
@@ -21,7 +21,7 @@
 #define T WHvMapGpaRangeFlagTrackDirtyPages
 #define RWX (R | W | X)
 
-// ---- The kernel --------------------------------------------------------------------------------------------------
+// ---- The kernel -------------------------------------------------------------------------------------------
 
 static struct {
     struct kvm_userspace_memory_region slots[KERNEL_SLOTS];     // memory_size 0: there is none
@@ -167,7 +167,7 @@ static void go(void *context)
 
 static const struct kvm_quiesce quiesce = {stop, go, &kernel};
 
-// ---- The partition's part ----------------------------------------------------------------------------------------
+// ---- The partition's part ---------------------------------------------------------------------------------
 
 static void begin(uint32_t limit)
 {
@@ -272,7 +272,7 @@ static void assert_cost(HRESULT hr, unsigned int calls, unsigned int stops)
     assert_mirror(256);
 }
 
-// ---- Single changes ----------------------------------------------------------------------------------------------
+// ---- Single changes ---------------------------------------------------------------------------------------
 
 static void test_costs(void **state)
 {
@@ -403,7 +403,7 @@ static void test_many(void **state)
     end();
 }
 
-// ---- Dirty pages -------------------------------------------------------------------------------------------------
+// ---- Dirty pages ------------------------------------------------------------------------------------------
 
 static bool reported(const uint64_t *bitmap, uint64_t n)
 {
@@ -478,7 +478,7 @@ static void test_dirty_join(void **state)
     end();
 }
 
-// ---- Random walks ------------------------------------------------------------------------------------------------
+// ---- Random walks -----------------------------------------------------------------------------------------
 
 #define WALK_PAGES 64
 
@@ -559,7 +559,8 @@ static unsigned int slots_needed(void)
     look(now);
     for (unsigned int page = 0; page < WALK_PAGES; page++)
         needed += now[page].size && now[page].flags & R &&
-                  (page == 0 || !now[page - 1].size || ((now[page].flags ^ now[page - 1].flags) & (R | W | T)) ||
+                  (page == 0 || !now[page - 1].size ||
+                   ((now[page].flags ^ now[page - 1].flags) & (R | W | T)) ||
                    now[page].host - now[page].gpa != now[page - 1].host - now[page - 1].gpa);
     return needed;
 }
@@ -603,7 +604,8 @@ static void test_limit_is_real(void **state)
     begin(8);
     for (unsigned int step = 0; step < 20000; step++) {
         unsigned int page = rand_r(&seed) % WALK_PAGES, end_page = page + 1 + rand_r(&seed) % 8;
-        struct gpa_range range = {.gpa = page * PAGE, .host = host(page), .flags = rand_r(&seed) % 2 ? R : RWX};
+        uint32_t flags = rand_r(&seed) % 2 ? R : RWX;
+        struct gpa_range range = {.gpa = page * PAGE, .host = host(page), .flags = flags};
         struct gpa_map_undo undo;
         HRESULT hr;
 
@@ -666,8 +668,8 @@ static void test_walk_failing(void **state)
     assert_true(failed > 1000);
 }
 
-// A kernel that fails so often that the change cannot be undone either: the list says what KVM has, and when the kernel
-// is well again, the next change puts everything right. Pages count as written rather than not.
+// A kernel that fails so often that the change cannot be undone either: the list says what KVM has, and when
+// the kernel is well again, the next change puts everything right. Pages count as written rather than not.
 static void test_walk_failing_twice(void **state)
 {
     unsigned int seed = 4, incomplete = 0;

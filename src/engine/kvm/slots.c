@@ -1,7 +1,7 @@
-// Memory slots: what a change of the memory map means for them, and how they get there or stay where they were.
+// Memory slots: what a change of the memory map means for them, and how they follow.
 //
-// An update lays out the slots of a window of the guest's memory anew, keeping those that still fit, and has that plan
-// carried out (slots_install.c).
+// An update lays out the slots of a window of the guest's memory anew, keeping those that still fit, and has
+// that plan carried out (slots_install.c).
 #include "engine/kvm/slots.h"
 
 #include <stdlib.h>
@@ -10,8 +10,8 @@
 #include "engine/kvm/abi.h"
 #include "engine/kvm/slots_internal.h"
 
-// KVM allows 2^31 - 1 pages in a slot (virt/kvm/kvm_main.c, KVM_MEM_MAX_NR_PAGES). Whole GiB keep the next slot as well
-// aligned as this one, for the sake of large pages.
+// KVM allows 2^31 - 1 pages in a slot (virt/kvm/kvm_main.c, KVM_MEM_MAX_NR_PAGES). Whole GiB keep the next
+// slot as well aligned as this one, for the sake of large pages.
 #define LARGEST_SLOT ((1ull << 43) - (1ull << 30))
 
 // How many slots one round of joining frees, if it can. Processors stand still for that long.
@@ -51,7 +51,7 @@ size_t kvm_slots_first_above(const struct kvm_slots *s, gpa_t gpa)
     return low;
 }
 
-// ---- What the map asks for ---------------------------------------------------------------------------------------
+// ---- What the map asks for --------------------------------------------------------------------------------
 
 static bool servable(const struct gpa_range *range)
 {
@@ -64,7 +64,7 @@ static uint32_t slot_flags(const struct gpa_range *range)
            (range->flags & WHvMapGpaRangeFlagTrackDirtyPages ? KVM_MEM_LOG_DIRTY_PAGES : 0);
 }
 
-// The first slot that the map asks for from `gpa` on and below `end`, as large as it can be. False: there is none.
+// The first slot that the map asks for from `gpa` on and below `end`, as large as it can be. False: none.
 static bool stretch(struct gpa_map *map, gpa_t gpa, gpa_t end, struct kvm_slot *slot)
 {
     struct gpa_range range;
@@ -98,7 +98,7 @@ static bool stretch(struct gpa_map *map, gpa_t gpa, gpa_t end, struct kvm_slot *
     return true;
 }
 
-// ---- Plans -------------------------------------------------------------------------------------------------------
+// ---- Plans ------------------------------------------------------------------------------------------------
 
 static void plan_init(struct kvm_plan *plan, size_t first, size_t last)
 {
@@ -166,15 +166,16 @@ static bool fits(struct gpa_map *map, const struct kvm_slot *slot, uint32_t *fla
 {
     struct kvm_slot asked;
 
-    if (!stretch(map, slot->gpa, kvm_slot_end(slot), &asked) || asked.gpa != slot->gpa || asked.size != slot->size ||
-        asked.host != slot->host || ((asked.flags ^ slot->flags) & KVM_MEM_READONLY))
+    if (!stretch(map, slot->gpa, kvm_slot_end(slot), &asked) || asked.gpa != slot->gpa ||
+        asked.size != slot->size || asked.host != slot->host ||
+        ((asked.flags ^ slot->flags) & KVM_MEM_READONLY))
         return false;
     *flags = asked.flags;
     return true;
 }
 
-// Lay out the slots of [gpa, end) and of all slots that reach into it. `tight`: with as few slots as can be, for which
-// those that touch it go too.
+// Lay out the slots of [gpa, end) and of all slots that reach into it. `tight`: with as few slots as can be,
+// for which those that touch it go too.
 CHECKED static HRESULT plan_window(struct kvm_slots *s, struct gpa_map *map, gpa_t gpa, gpa_t end, bool tight,
                                    struct kvm_plan *plan)
 {
@@ -209,15 +210,17 @@ CHECKED static HRESULT plan_window(struct kvm_slots *s, struct gpa_map *map, gpa
     return SUCCEEDED(hr) ? plan_fill(plan, map, gpa, end) : hr;
 }
 
-// ---- Joining -----------------------------------------------------------------------------------------------------
+// ---- Joining ----------------------------------------------------------------------------------------------
 
 static bool continues(const struct kvm_slot *a, const struct kvm_slot *b)
 {
     return kvm_slot_end(a) == b->gpa && a->host + a->size == b->host && a->flags == b->flags;
 }
 
-// Join up to `most` + 1 slots from `first` on that continue each other outside [gpa, end). How many are gone by that.
-CHECKED static HRESULT join_run(struct kvm_slots *s, size_t first, size_t most, gpa_t gpa, gpa_t end, size_t *gone)
+// Join up to `most` + 1 slots from `first` on that continue each other outside [gpa, end). How many are gone
+// by that.
+CHECKED static HRESULT join_run(struct kvm_slots *s, size_t first, size_t most, gpa_t gpa, gpa_t end,
+                                size_t *gone)
 {
     struct kvm_slot joined = s->slots[first];
     size_t last = first + 1;
@@ -248,8 +251,8 @@ CHECKED static HRESULT join_run(struct kvm_slots *s, size_t first, size_t most, 
     return hr;
 }
 
-// Join slots until some are free: a round of them, so that maps which grow page by page seldom come here. Those that
-// reach into [gpa, end) are about to change and stay alone.
+// Join slots until some are free: a round of them, so that maps which grow page by page seldom come here.
+// Those that reach into [gpa, end) are about to change and stay alone.
 CHECKED static HRESULT join(struct kvm_slots *s, size_t needed, gpa_t gpa, gpa_t end,
                             const struct kvm_quiesce *quiesce)
 {
@@ -273,7 +276,7 @@ CHECKED static HRESULT join(struct kvm_slots *s, size_t needed, gpa_t gpa, gpa_t
     return hr;
 }
 
-// ---- The update --------------------------------------------------------------------------------------------------
+// ---- The update -------------------------------------------------------------------------------------------
 
 static bool enough(const struct kvm_slots *s, const struct kvm_plan *plan)
 {
@@ -315,7 +318,7 @@ HRESULT kvm_slots_update(struct kvm_slots *s, struct gpa_map *map, gpa_t gpa, ui
     return update(s, map, gpa, gpa + size, quiesce);
 }
 
-// ---- For tests ---------------------------------------------------------------------------------------------------
+// ---- For tests --------------------------------------------------------------------------------------------
 
 static bool ids_sound(const struct kvm_slots *s)
 {
@@ -346,7 +349,8 @@ bool kvm_slots_sound(const struct kvm_slots *s, struct gpa_map *map)
 
         sound = slot->size && slot->size <= LARGEST_SLOT && slot->gpa >= gpa && slot->step == SLOT_STAYS;
         if (sound && !s->incomplete)
-            sound = fits(map, slot, &flags) && flags == slot->flags && !stretch(map, gpa, slot->gpa, &missing) &&
+            sound = fits(map, slot, &flags) && flags == slot->flags &&
+                    !stretch(map, gpa, slot->gpa, &missing) &&
                     (!slot->pending || slot->flags & KVM_MEM_LOG_DIRTY_PAGES);
         gpa = kvm_slot_end(slot);
     }

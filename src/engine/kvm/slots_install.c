@@ -1,5 +1,5 @@
-// A plan of memory slots carried out: deletions first, so that slots never overlap, then new slots, then changes of
-// flags. A failure on the way is undone in the opposite order.
+// A plan of memory slots carried out: deletions first, so that slots never overlap, then new slots, then
+// changes of flags. A failure on the way is undone in the opposite order.
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -92,7 +92,7 @@ static void splice(struct kvm_slots *s, size_t first, size_t last, const struct 
     s->count = s->count - (last - first) + count;
 }
 
-// ---- Records of written pages ------------------------------------------------------------------------------------
+// ---- Records of written pages -----------------------------------------------------------------------------
 
 // Before slots lose theirs: fetch it, and give it to the slots that come.
 CHECKED static HRESULT save_logs(struct kvm_slots *s, struct kvm_plan *plan)
@@ -113,7 +113,8 @@ CHECKED static HRESULT save_logs(struct kvm_slots *s, struct kvm_plan *plan)
     return S_OK;
 }
 
-// The slot that a slot of the plan was before, searched from `from` on: it stays, so both have the same number.
+// The slot that a slot of the plan was before, searched from `from` on: it stays, so both have the same
+// number.
 static struct kvm_slot *before(struct kvm_slot *from, const struct kvm_slot *after)
 {
     while (from->id != after->id)
@@ -139,7 +140,7 @@ CHECKED static HRESULT fill_logs(struct kvm_slots *s, struct kvm_plan *plan)
     return hr;
 }
 
-// ---- Done, or undone ---------------------------------------------------------------------------------------------
+// ---- Done, or undone --------------------------------------------------------------------------------------
 
 // KVM has done all of the plan: what it says is what is.
 static void settle(struct kvm_slots *s, struct kvm_plan *plan)
@@ -167,8 +168,8 @@ static void settle(struct kvm_slots *s, struct kvm_plan *plan)
     plan->first = plan->last = plan->count = 0;
 }
 
-// KVM would not undo all that it did: keep to what it has. Slots of before that are there, and slots that came and would
-// not go again; no two of them overlap, or KVM would not have them.
+// KVM would not undo all that it did: keep to what it has. Slots of before that are there, and slots that
+// came and would not go again; no two of them overlap, or KVM would not have them.
 static void settle_for_the_rest(struct kvm_slots *s, struct kvm_plan *plan)
 {
     size_t to = plan->first;
@@ -196,7 +197,8 @@ static void settle_for_the_rest(struct kvm_slots *s, struct kvm_plan *plan)
     s->incomplete = true;
 }
 
-// KVM will not have a slot's old flags back. Where it was to track and does not any more, its pages count as written.
+// KVM will not have a slot's old flags back. Where it was to track and does not any more, its pages count as
+// written.
 static void keep_turned(struct kvm_slot *old, uint32_t flags)
 {
     if (old->pending) {

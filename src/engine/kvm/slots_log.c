@@ -1,5 +1,5 @@
-// Dirty pages of memory slots. KVM hands out and clears the record of a whole slot at a time; what was not asked for
-// waits in the slot's pending bits.
+// Dirty pages of memory slots. KVM hands out and clears the record of a whole slot at a time; what was not
+// asked for waits in the slot's pending bits.
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -60,8 +60,9 @@ static uint64_t word_mask(uint64_t word, uint64_t first, uint64_t end)
     return mask;
 }
 
-// OR the bits [from, from + count) of one bitmap into those from `to` on of another, or only look whether there are any
-// (`out` is NULL). Bitmaps of memory are mostly empty: the work is per word and per bit that is set.
+// OR the bits [from, from + count) of one bitmap into those from `to` on of another, or only look whether
+// there are any (`out` is NULL). Bitmaps of memory are mostly empty: the work is per word and per bit that is
+// set.
 static bool bits_add(const uint64_t *in, uint64_t from, uint64_t count, uint64_t *out, uint64_t to)
 {
     uint64_t end = from + count;
@@ -121,7 +122,8 @@ static void take(struct kvm_slot *slot, gpa_t gpa, gpa_t end, uint64_t *bitmap)
 
     pages_inside(slot, gpa, end, &from, &count);
     if (bitmap)
-        bits_add(slot->pending, from, count, bitmap, (slot->gpa + from * GPA_PAGE_SIZE - gpa) / GPA_PAGE_SIZE);
+        bits_add(slot->pending, from, count, bitmap,
+                 (slot->gpa + from * GPA_PAGE_SIZE - gpa) / GPA_PAGE_SIZE);
     bits_clear(slot->pending, from, count);
     if (!bits_add(slot->pending, 0, slot->size / GPA_PAGE_SIZE, NULL, 0)) {
         free(slot->pending);
@@ -134,7 +136,8 @@ HRESULT kvm_slots_dirty(struct kvm_slots *s, gpa_t gpa, uint64_t size, uint64_t 
     size_t first = kvm_slots_first_above(s, gpa);
     gpa_t end = gpa + size;
 
-    // First all that can fail: a slot whose record cannot be read leaves those of the others in their pending bits.
+    // First all that can fail: a slot whose record cannot be read leaves those of the others in their pending
+    // bits.
     for (size_t i = first; i < s->count && s->slots[i].gpa < end; i++) {
         if (s->slots[i].flags & KVM_MEM_LOG_DIRTY_PAGES) {
             HRESULT hr = kvm_slot_log_fetch(s, &s->slots[i]);
