@@ -81,6 +81,7 @@ static inline void bench_set_open(struct bench *b, bool open)
 static void bench_mode(struct bench *b, enum width width)
 {
     struct x86_cpu *cpu = &b->machine.cpu;
+    cpu->cr3 = cpu->cr4 = cpu->efer = 0;
     if (width == CODE64) {
         machine_long_mode(&b->machine);
         poke64(&b->machine, 0x1000 + 256 * 8, 0x2007);

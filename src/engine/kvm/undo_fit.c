@@ -106,13 +106,14 @@ static bool out_fits(const struct undo_report *report, const struct undo_fit *fi
 }
 
 // Undo `count` elements of a string instruction: the registers of its addresses (a set of bits), and RCX. False: its
-// repetition cannot have come to where RIP says it is.
+// repetition cannot have come to where RIP says it is. (RIP may stay on it with RCX at 0: the kernel looks at RCX before
+// an element and not after it.)
 static bool string_undo(const struct x86_cpu *cpu, struct undo_fit *fit, unsigned registers, unsigned size, uint64_t count)
 {
     uint64_t mask = fit->insn.address_mask;
     uint64_t back = cpu->rflags & X86_DF ? size * count : -(size * count);
     if (fit->insn.rep) {
-        if (fit->finished != !(fit->gpr[X86_RCX] & mask))
+        if (fit->finished && (fit->gpr[X86_RCX] & mask))
             return false;
         fit->gpr[X86_RCX] = undo_add(fit->gpr[X86_RCX], mask, count);
     } else if (!fit->finished) {
