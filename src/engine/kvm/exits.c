@@ -83,6 +83,19 @@ static HRESULT instruction(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_
     return S_OK;
 }
 
+// KVM has met a triple fault. What it takes for one may be guest memory that is missing on the way to a handler, which is an
+// exit of its own: the interpreter tells the one from the other. Processors whose state does not outlive a triple fault
+// come back reset (AMD's: arch/x86/kvm/svm/svm.c, shutdown_interception).
+static HRESULT shutdown(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    const struct x86_cpu *cpu = &v->p.cpu;
+    bool reset = cpu->rip == 0xfff0 && cpu->slot[X86_SLOT_SEGMENT + X86_CS] == 0xffff0000 && !(cpu->cr0 & X86_CR0_PE);
+    if (!reset)
+        return instruction(v, step, exit);
+    *step = exit_with(v, exit, WHvRunVpExitReasonUnrecoverableException);
+    return S_OK;
+}
+
 // ---- MSRs, exceptions --------------------------------------------------------------------------------------------
 
 static HRESULT msr(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
@@ -147,8 +160,7 @@ HRESULT kvm_exit(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *e
         *step = exit_with(v, exit, WHvRunVpExitReasonX64Halt);
         return S_OK;
     case KVM_EXIT_SHUTDOWN:
-        *step = exit_with(v, exit, WHvRunVpExitReasonUnrecoverableException);
-        return S_OK;
+        return kvm_view_do(v, shutdown, step, exit);
     case KVM_EXIT_FAIL_ENTRY:
         *step = exit_with(v, exit, WHvRunVpExitReasonInvalidVpRegisterValue);
         return S_OK;

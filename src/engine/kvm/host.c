@@ -260,11 +260,15 @@ void kvm_host_offer(const struct kvm_host *h, struct engine_capabilities *offer)
     const struct kvm_cpuid_entry2 *one = kvm_features_entry(h->cpuid, 1, 0);
     const struct kvm_cpuid_entry2 *sizes = kvm_features_entry(h->cpuid, 0x80000008, 0);
 
+    // Debug exceptions and breakpoints of the guest's own come to us where hardware intercepts them; a KVM that emulates
+    // the guest's instructions delivers them by itself.
+    bool debug = h->guest_debug && h->hardware;
+
     *offer = (struct engine_capabilities){
         .features = { .PartialUnmap = 1, .LocalApicEmulation = 1, .DirtyPageTracking = 1, .VpHotAddRemove = 1 },
-        .extended_vm_exits = { .X64MsrExit = h->msr_exits, .ExceptionExit = h->guest_debug },
+        .extended_vm_exits = { .X64MsrExit = h->msr_exits, .ExceptionExit = debug },
         // KVM_GUESTDBG_USE_SW_BP and KVM_GUESTDBG_USE_HW_BP: breakpoints and debug exceptions, nothing else.
-        .exception_exit_bitmap = h->guest_debug ? 1u << WHvX64ExceptionTypeDebugTrapOrFault |
+        .exception_exit_bitmap = debug ? 1u << WHvX64ExceptionTypeDebugTrapOrFault |
                                                   1u << WHvX64ExceptionTypeBreakpointTrap : 0,
         .msr_exit_bitmap = { .UnhandledMsrs = h->msr_exits, .TscMsrWrite = h->msr_exits, .TscMsrRead = h->msr_exits,
                              .ApicBaseMsrWrite = h->msr_exits, .McUpdatePatchLevelMsrRead = h->msr_exits },

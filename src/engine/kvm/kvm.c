@@ -126,6 +126,17 @@ static HRESULT kvm_map_changed(struct partition *p, gpa_t gpa, uint64_t size)
     return hr;
 }
 
+static HRESULT kvm_collect_dirty(struct partition *p, gpa_t gpa, uint64_t size, uint64_t *bitmap)
+{
+    struct kvm_partition *kvm = p->engine_data;
+    // The view's writes first. Each use of the view starts without translations and so marks what it writes again; one
+    // that is under way has marked its page by now, or will: what it wrote is in memory when the gate has been passed.
+    dirty_take(&p->dirty, gpa, size, bitmap);
+    pthread_rwlock_wrlock(&kvm->memory_gate);
+    pthread_rwlock_unlock(&kvm->memory_gate);
+    return kvm_slots_dirty(&kvm->slots, gpa, size, bitmap);
+}
+
 // ---- State -------------------------------------------------------------------------------------------------------
 
 static HRESULT kvm_get_page(struct vp *vp, void *page)
@@ -192,6 +203,7 @@ const struct engine engine_kvm = {
     .teardown = kvm_teardown,
     .properties_changed = kvm_properties_changed,
     .map_changed = kvm_map_changed,
+    .collect_dirty = kvm_collect_dirty,
     .vp_create = kvm_vcpu_create,
     .vp_destroy = kvm_vcpu_destroy,
     .vp_run = kvm_vcpu_run,

@@ -16,6 +16,11 @@ static void bus_page(struct x86_cpu *cpu, uint64_t gpa, struct x86_page *page)
     processor_page(&vcpu_of(cpu)->p, gpa, page);
 }
 
+static void bus_written(struct x86_cpu *cpu, uint64_t gpa)
+{
+    processor_written(&vcpu_of(cpu)->p, gpa);
+}
+
 // No page of the view's is a device: the local APIC is KVM's.
 static enum x86_answer bus_device_read(struct x86_cpu *cpu, uint64_t gpa, unsigned size, uint64_t *value)
 {
@@ -75,6 +80,7 @@ static enum x86_answer bus_exception(struct x86_cpu *cpu, const struct x86_excep
 
 const struct x86_bus kvm_bus = {
     .page = bus_page,
+    .written = bus_written,
     .device_read = bus_device_read,
     .device_write = bus_device_write,
     .cpuid = bus_cpuid,

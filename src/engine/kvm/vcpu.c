@@ -107,7 +107,8 @@ static HRESULT set_up(struct kvm_vcpu *v, bool used)
 {
     struct vp *vp = v->p.vp;
     struct x86_cpu *cpu = &v->p.cpu;
-    HRESULT hr = kvm_cpuid_install(vp, v->fd);
+    // Once: the tables are final since set-up, and KVM takes no others after the first run.
+    HRESULT hr = used ? S_OK : kvm_cpuid_install(vp, v->fd);
     if (FAILED(hr))
         return hr;
     kvm_cpuid_features(vp, cpu->features);
