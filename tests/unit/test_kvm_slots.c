@@ -167,6 +167,38 @@ static void go(void *context)
 
 static const struct kvm_quiesce quiesce = {stop, go, &kernel};
 
+// Memory of our own, which runs out for one allocation where it is told to.
+static struct {
+    bool counts;
+    unsigned int calls, fail_at;
+} heap;
+
+static bool heap_fails(void)
+{
+    return heap.counts && ++heap.calls == heap.fail_at;
+}
+
+void *__real_malloc(size_t size);
+void *__wrap_malloc(size_t size);
+void *__wrap_malloc(size_t size)
+{
+    return heap_fails() ? NULL : __real_malloc(size);
+}
+
+void *__real_calloc(size_t count, size_t size);
+void *__wrap_calloc(size_t count, size_t size);
+void *__wrap_calloc(size_t count, size_t size)
+{
+    return heap_fails() ? NULL : __real_calloc(count, size);
+}
+
+void *__real_realloc(void *memory, size_t size);
+void *__wrap_realloc(void *memory, size_t size);
+void *__wrap_realloc(void *memory, size_t size)
+{
+    return heap_fails() ? NULL : __real_realloc(memory, size);
+}
+
 // ---- The partition's part ---------------------------------------------------------------------------------
 
 static void begin(uint32_t limit)
@@ -192,8 +224,11 @@ static uint8_t *host(uint64_t page)
 // The map has changed. On failure it is put back, and the slots are told once more, as partition.c does.
 static HRESULT follow(uint64_t page, uint64_t pages, struct gpa_map_undo *undo)
 {
-    HRESULT hr = kvm_slots_update(&slots, &map, page * PAGE, pages * PAGE, &quiesce), again;
+    HRESULT hr, again;
 
+    heap.counts = true;
+    hr = kvm_slots_update(&slots, &map, page * PAGE, pages * PAGE, &quiesce);
+    heap.counts = false;
     assert_int_equal(kernel.still, 0);
     if (SUCCEEDED(hr)) {
         gpa_map_keep(undo);
@@ -668,6 +703,46 @@ static void test_walk_failing(void **state)
     assert_true(failed > 1000);
 }
 
+// The same for our own memory.
+static void test_walk_without_memory(void **state)
+{
+    unsigned int seed = 6, failed = 0;
+
+    (void)state;
+    begin(12);
+    memset(&walk, 0, sizeof(walk));
+    for (unsigned int step = 0; step < 30000; step++) {
+        size_t count = slots.count;
+        HRESULT hr;
+
+        // So that arrays have to grow now and then.
+        if (step % 100 == 0) {
+            kvm_slots_destroy(&slots);
+            gpa_map_destroy(&map);
+            begin(step % 200 ? 12 : 1000);
+            memset(&walk, 0, sizeof(walk));
+            count = 0;
+        }
+        heap.calls = 0;
+        heap.fail_at = 1 + step % 4;
+        hr = random_change(&seed);
+        if (heap.calls >= heap.fail_at) {
+            failed++;
+            assert_hr(hr, E_OUTOFMEMORY);
+            assert_true(slots.count <= count);
+        }
+        assert_false(slots.incomplete);
+        model_change();
+        assert_mirror(WALK_PAGES);
+        random_writes(&seed);
+        if (step % 5 == 0)
+            ask(0, WALK_PAGES, true);
+    }
+    heap.fail_at = 0;
+    assert_true(failed > 1000);
+    end();
+}
+
 // A kernel that fails so often that the change cannot be undone either: the list says what KVM has, and when
 // the kernel is well again, the next change puts everything right. Pages count as written rather than not.
 static void test_walk_failing_twice(void **state)
@@ -716,6 +791,7 @@ int main(void)
         cmocka_unit_test(test_walk),
         cmocka_unit_test(test_limit_is_real),
         cmocka_unit_test(test_walk_failing),
+        cmocka_unit_test(test_walk_without_memory),
         cmocka_unit_test(test_walk_failing_twice),
     };
 
