@@ -1,4 +1,4 @@
-// Encodings of instructions that write to memory or ports, and states that lead them to the device.
+// Encodings of instructions that reach for memory or ports, and states that lead them to the device.
 #ifndef BULKHEAD_TESTS_KVM_UNDO_FORMS_H
 #define BULKHEAD_TESTS_KVM_UNDO_FORMS_H
 
@@ -8,9 +8,14 @@
 
 // ---- Encodings ---------------------------------------------------------------------------------------------------
 
-enum kind { STORE, STORE_ABSOLUTE, PUSH, PUSH_MEMORY, POP_MEMORY, STOS, MOVS, CALL, OUT, OUTS };
+enum kind {
+    STORE, STORE_ABSOLUTE, PUSH, PUSH_MEMORY, POP_MEMORY, STOS, MOVS, CALL, OUT, OUTS,     // to the device
+    LOAD, LOAD_ABSOLUTE, PUSH_LOADED, POP, LODS, MOVS_FROM, IN, INS,                       // from the device
+};
 
-enum { PREFIX66 = 1, VECTOR = 2 };        // a mandatory prefix; data that is nowhere to be compared with
+enum { PREFIX66 = 1,             // mandatory
+       VECTOR = 2,               // to or from registers of the FPU
+       PLAIN = 4, SIGN = 8 };    // of reads: as kvm_undo tells it
 
 struct form {
     const char *name;
@@ -73,6 +78,46 @@ static const struct form forms[] = {
     { "outs", OUTS, { 0x6f }, 1, 0, 0, 0, ALL, 0 },
 };
 
+static const struct form read_forms[] = {
+    { "mov al, m", LOAD, { 0x8a }, 1, 0, 1, 0, ALL, PLAIN },
+    { "mov bl, m", LOAD, { 0x8a }, 1, 3, 1, 0, ALL, PLAIN },
+    { "mov ch, m", LOAD, { 0x8a }, 1, 5, 1, 0, ALL, PLAIN },
+    { "mov edx, m", LOAD, { 0x8b }, 1, 2, 0, 0, ALL, PLAIN },
+    { "mov edi, m", LOAD, { 0x8b }, 1, 7, 0, 0, ALL, PLAIN },
+    { "movzx eax, m8", LOAD, { 0x0f, 0xb6 }, 2, 0, 1, 0, ALL, PLAIN },
+    { "movzx ebp, m16", LOAD, { 0x0f, 0xb7 }, 2, 5, 2, 0, ALL, PLAIN },
+    { "movsx ecx, m8", LOAD, { 0x0f, 0xbe }, 2, 1, 1, 0, ALL, PLAIN | SIGN },
+    { "movsx ecx, m16", LOAD, { 0x0f, 0xbf }, 2, 1, 2, 0, ALL, PLAIN | SIGN },
+    { "movsxd rcx, m32", LOAD, { 0x63 }, 1, 1, 4, 0, CODE64, PLAIN | SIGN },
+    { "mov al, moffs8", LOAD_ABSOLUTE, { 0xa0 }, 1, 0, 1, 0, ALL, PLAIN },
+    { "mov eax, moffs", LOAD_ABSOLUTE, { 0xa1 }, 1, 0, 0, 0, ALL, PLAIN },
+    { "add ecx, m", LOAD, { 0x03 }, 1, 1, 0, 0, ALL, 0 },
+    { "cmp m, ecx", LOAD, { 0x39 }, 1, 1, 0, 0, ALL, 0 },
+    { "test m8, imm", LOAD, { 0xf6 }, 1, 0, 1, 1, ALL, 0 },
+    { "cmovz ecx, m", LOAD, { 0x0f, 0x44 }, 2, 1, 0, 0, ALL, 0 },
+    { "add m, ecx", LOAD, { 0x01 }, 1, 1, 0, 0, ALL, 0 },
+    { "xchg m8, cl", LOAD, { 0x86 }, 1, 1, 1, 0, ALL, 0 },
+    { "xadd m, edx", LOAD, { 0x0f, 0xc1 }, 2, 2, 0, 0, ALL, 0 },
+    { "cmpxchg m, edx", LOAD, { 0x0f, 0xb1 }, 2, 2, 0, 0, ALL, 0 },
+    { "bts m, imm", LOAD, { 0x0f, 0xba }, 2, 5, 0, 1, ALL, 0 },
+    { "inc m8", LOAD, { 0xfe }, 1, 0, 1, 0, ALL, 0 },
+    { "mul m8", LOAD, { 0xf6 }, 1, 4, 1, 0, ALL, 0 },
+    { "movups xmm, m", LOAD, { 0x0f, 0x10 }, 2, 2, 16, 0, ALL, VECTOR },
+    { "movq mm, m", LOAD, { 0x0f, 0x6f }, 2, 1, 8, 0, ALL, VECTOR },
+    { "push m", PUSH_LOADED, { 0xff }, 1, 6, 0, 0, ALL, 0 },
+    { "pop edx", POP, { 0x5a }, 1, 0, 0, 0, ALL, 0 },
+    { "lodsb", LODS, { 0xac }, 1, 0, 1, 0, ALL, 0 },
+    { "lods", LODS, { 0xad }, 1, 0, 0, 0, ALL, 0 },
+    { "movsb", MOVS_FROM, { 0xa4 }, 1, 0, 1, 0, ALL, 0 },
+    { "movs", MOVS_FROM, { 0xa5 }, 1, 0, 0, 0, ALL, 0 },
+    { "in al, imm8", IN, { 0xe4 }, 1, 0, 1, 1, ALL, PLAIN },
+    { "in eax, imm8", IN, { 0xe5 }, 1, 0, 0, 1, ALL, PLAIN },
+    { "in al, dx", IN, { 0xec }, 1, 0, 1, 0, ALL, PLAIN },
+    { "in eax, dx", IN, { 0xed }, 1, 0, 0, 0, ALL, PLAIN },
+    { "insb", INS, { 0x6c }, 1, 0, 1, 0, ALL, 0 },
+    { "ins", INS, { 0x6d }, 1, 0, 0, 0, ALL, 0 },
+};
+
 enum addressing { BASE, BASE_DISP8, BASE_INDEX, ABSOLUTE, RIP_RELATIVE, HIGH_BASE, ADDRESSINGS };
 
 // One instruction as it will stand in memory, and what its bytes say.
@@ -85,7 +130,7 @@ struct coded {
     bool rep;
     unsigned segment;               // of the operand in memory
     enum addressing addressing;
-    unsigned rex_b, rex_x;
+    unsigned rex_b, rex_x, rex_r;
     uint64_t disp;
     unsigned disp_at, disp_size;    // where the displacement is to be put in
 };
@@ -132,7 +177,31 @@ static void put_address(struct coded *c)
 
 static bool has_modrm(const struct form *f)
 {
-    return f->kind == STORE || f->kind == PUSH_MEMORY || f->kind == POP_MEMORY;
+    return f->kind == STORE || f->kind == PUSH_MEMORY || f->kind == POP_MEMORY || f->kind == LOAD
+        || f->kind == PUSH_LOADED;
+}
+
+static bool on_stack(const struct form *f)
+{
+    return f->kind == PUSH || f->kind == PUSH_MEMORY || f->kind == POP_MEMORY || f->kind == CALL
+        || f->kind == PUSH_LOADED || f->kind == POP;
+}
+
+static bool at_port(const struct form *f)
+{
+    return f->kind == OUT || f->kind == OUTS || f->kind == IN || f->kind == INS;
+}
+
+static bool can_repeat(const struct form *f)
+{
+    return f->kind == STOS || f->kind == MOVS || f->kind == OUTS || f->kind == LODS || f->kind == MOVS_FROM
+        || f->kind == INS;
+}
+
+static bool can_override(const struct form *f)
+{
+    return has_modrm(f) || f->kind == STORE_ABSOLUTE || f->kind == LOAD_ABSOLUTE || f->kind == MOVS
+        || f->kind == MOVS_FROM || f->kind == OUTS || f->kind == LODS;
 }
 
 // Sizes and displacement, by what the prefixes say.
@@ -143,10 +212,9 @@ static bool settle(struct bench *b, struct coded *c, bool prefix66, bool prefix6
     c->operand = c->width == CODE64 ? (rex & 8 ? 64 : prefix66 ? 16 : 32) : prefix66 ? 48 - bits : bits;
     if (f->more & PREFIX66)
         c->operand = rex & 8 ? 64 : bits == 64 ? 32 : bits;
-    bool stack = f->kind == PUSH || f->kind == PUSH_MEMORY || f->kind == POP_MEMORY || f->kind == CALL;
-    if (c->width == CODE64 && stack)
+    if (c->width == CODE64 && on_stack(f))
         c->operand = prefix66 && !(rex & 8) ? 16 : 64;
-    if ((f->kind == OUT || f->kind == OUTS) && c->operand == 64)
+    if (at_port(f) && c->operand == 64)
         c->operand = 32;
     c->address = prefix67 ? (bits == 32 ? 16 : 32) : bits;
     c->size = f->size ? f->size : c->operand / 8;
@@ -168,7 +236,7 @@ static bool encode(struct bench *b, struct coded *c, const struct form *f, enum 
 {
     bool prefix66 = pick & 1, prefix67 = pick & 2, override = pick & 4, rep = pick & 8;
     unsigned rex = width == CODE64 ? pick >> 4 & 0xf : 0;
-    bool high_byte = f->kind == STORE && f->opcode[0] == 0x88 && f->reg >= 4;
+    bool high_byte = (f->opcode[0] == 0x88 || f->opcode[0] == 0x8a) && f->reg >= 4;
     *c = (struct coded){ .form = f, .width = width, .addressing = (pick >> 8) % ADDRESSINGS, .segment = X86_DS };
     if (high_byte && rex)                               // would be SPL to DIL
         return false;
@@ -176,15 +244,17 @@ static bool encode(struct bench *b, struct coded *c, const struct form *f, enum 
         return false;
     if (f->opcode[0] == 0x0f && prefix66 && (f->size == 16 || f->size == 8 || f->opcode[1] == 0xc3))
         return false;
-    if (rep && f->kind != STOS && f->kind != MOVS && f->kind != OUTS)
+    if (rep && !can_repeat(f))
+        return false;
+    if (f->opcode[0] == 0x63 && prefix66)
         return false;
     if (f->kind == CALL && (prefix66 || prefix67))      // its meaning in 64-bit code differs among makers
         return false;
-    if (rex && (f->kind == CALL || f->kind == PUSH || f->opcode[0] == 0x8c))
+    if (rex && (f->kind == CALL || f->kind == PUSH || f->kind == POP || f->opcode[0] == 0x8c))
         return false;
     if (!settle(b, c, prefix66, prefix67, rex))
         return false;
-    if (override && f->kind != CALL && f->kind != PUSH && f->kind != OUT && f->kind != STOS) {
+    if (override && can_override(f)) {
         put(c, 0x64, 1);
         c->segment = X86_FS;
     }
@@ -199,15 +269,17 @@ static bool encode(struct bench *b, struct coded *c, const struct form *f, enum 
         put(c, 0x40 | rex, 1);
         c->rex_b = has_modrm(f) ? (rex & 1) * 8 : 0;
         c->rex_x = rex & 2 ? 8 : 0;
+        c->rex_r = rex & 4 ? 8 : 0;
     }
     for (unsigned n = 0; n < f->opcode_length; n++)
         put(c, f->opcode[n], 1);
     if (has_modrm(f))
         put_address(c);
-    else if (f->kind == STORE_ABSOLUTE)
+    else if (f->kind == STORE_ABSOLUTE || f->kind == LOAD_ABSOLUTE)
         put_disp(c, c->address / 8);
     unsigned immediate = f->immediate == 0xff ? (c->operand > 32 ? 32 : c->operand) / 8 : f->immediate;
-    put(c, bench_random(b), immediate);
+    // A CALL stays near: not every address is one.
+    put(c, bench_random(b) & (f->kind == CALL ? 0x7fff : ~0ull), immediate);
     return true;
 }
 
@@ -237,7 +309,7 @@ static void aim_operand(struct bench *b, struct coded *c, uint64_t linear)
     uint64_t offset = linear - base_of(cpu, c->segment);
     uint64_t end = cpu->rip + c->length;
     uint64_t disp = c->disp_size == 1 ? (uint64_t)(int8_t)c->disp : c->disp;
-    if (c->form->kind == STORE_ABSOLUTE || c->addressing == ABSOLUTE)
+    if (!has_modrm(c->form) || c->addressing == ABSOLUTE)
         memcpy(c->bytes + c->disp_at, &offset, c->disp_size);
     else if (c->addressing == RIP_RELATIVE) {
         offset -= end;
@@ -260,10 +332,10 @@ static unsigned stack_bits(const struct coded *c) { return bits_of(c->width); }
 static void aim(struct bench *b, struct coded *c, uint64_t device, uint64_t data)
 {
     struct x86_cpu *cpu = &b->machine.cpu;
-    bool low = c->address < 64 || (c->addressing == ABSOLUTE && c->form->kind != STORE_ABSOLUTE);
+    bool low = c->address < 64 || (c->addressing == ABSOLUTE && has_modrm(c->form));
     uint64_t to = low ? device & 0xfffff : device, from = low ? data & 0xfffff : data;
     switch (c->form->kind) {
-    case STORE: case STORE_ABSOLUTE:
+    case STORE: case STORE_ABSOLUTE: case LOAD: case LOAD_ABSOLUTE:
         aim_operand(b, c, to);
         break;
     case PUSH: case CALL:
@@ -282,7 +354,24 @@ static void aim(struct bench *b, struct coded *c, uint64_t device, uint64_t data
         if (c->form->kind == MOVS)
             aim_register(b, X86_RSI, from - base_of(cpu, c->segment), c->address, c->address == 32);
         break;
-    case OUT:
+    case PUSH_LOADED:
+        aim_register(b, X86_RSP, data + c->size - base_of(cpu, X86_SS), stack_bits(c), false);
+        aim_operand(b, c, to);
+        break;
+    case POP:
+        aim_register(b, X86_RSP, device - base_of(cpu, X86_SS), stack_bits(c), false);
+        break;
+    case MOVS_FROM:
+        aim_register(b, X86_RDI, from - base_of(cpu, X86_ES), c->address, c->address == 32);
+        aim_register(b, X86_RSI, to - base_of(cpu, c->segment), c->address, c->address == 32);
+        break;
+    case LODS:
+        aim_register(b, X86_RSI, to - base_of(cpu, c->segment), c->address, c->address == 32);
+        break;
+    case INS:
+        aim_register(b, X86_RDI, from - base_of(cpu, X86_ES), c->address, c->address == 32);
+        break;
+    case OUT: case IN:
         break;
     case OUTS:
         aim_register(b, X86_RSI, from - base_of(cpu, c->segment), c->address, c->address == 32);
