@@ -368,6 +368,35 @@ static void test_masks(void **state)
     check_same();
 }
 
+// What KVM shows to everybody is shown, asked for or not, and brings with it what depends on it.
+static void test_forced(void **state)
+{
+    static const struct kvm_cpuid_entry2 forced[] = {
+        { .function = 1, .ecx = 1u << 26 | 1u << 28 | 1 },
+        { .function = 0xd, .index = 1, .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX, .eax = 1 },
+    };
+
+    (void)state;
+    USE(table_paravirtual);
+    for (uint32_t n = 0; n < host.cpuid->nent; n++) {
+        struct kvm_cpuid_entry2 *e = &host.cpuid->entries[n];
+        if (e->function == 1)
+            e->ecx |= forced[0].ecx;
+        if (e->function == 0xd && e->index == 1)
+            e->eax |= 1;
+    }
+    host.forced = table_made(forced, 2);
+    partition.properties.xsave_features.AvxSupport = 0;
+    partition.properties.processor_features.Bank0.AsUINT64 = 0;
+    assert_int_equal(bits(1, 0, ECX) & (1u << 26 | 1u << 28 | 1), 1u << 26 | 1u << 28 | 1);
+    assert_int_equal(bits(0xd, 0, EAX), 7);
+    assert_int_equal(bits(0xd, 0, ECX), 0x340);
+    assert_int_equal(bits(0xd, 1, EAX), 1);
+    check_same();
+    free(host.forced);
+    host.forced = NULL;
+}
+
 static void test_lists(void **state)
 {
     WHV_X64_CPUID_RESULT one[] = {
@@ -473,6 +502,7 @@ int main(void)
         cmocka_unit_test(test_topology),
         cmocka_unit_test(test_xsave),
         cmocka_unit_test(test_masks),
+        cmocka_unit_test(test_forced),
         cmocka_unit_test(test_lists),
         cmocka_unit_test(test_too_many),
         cmocka_unit_test(test_features),

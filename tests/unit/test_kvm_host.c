@@ -26,11 +26,15 @@ static struct {
     int vm_khz, vcpu_khz;
     const struct kvm_cpuid_entry2 *table;
     unsigned entries;
+    struct kvm_cpuid2 *set;             // the processor's table
+    bool forces;                        // shows some features to every guest, and withholds one that it offers
+    int processor;                      // its descriptor
     int opened;
 } kernel;
 
 static void kernel_reset(void)
 {
+    free(kernel.set);
     memset(&kernel, 0, sizeof kernel);
     kernel.version = 12;
     kernel.lacking = -1;
@@ -71,8 +75,6 @@ static int extension(int number)
 int __wrap_kvm_ioctl_value(int fd, unsigned long request, unsigned long value);
 int __wrap_kvm_ioctl_value(int fd, unsigned long request, unsigned long value)
 {
-    static bool of_processor;
-
     assert_true(fd >= 0);
     if (++kernel.calls == kernel.fail_at)
         return -kernel.error;
@@ -81,15 +83,34 @@ int __wrap_kvm_ioctl_value(int fd, unsigned long request, unsigned long value)
     case KVM_GET_VCPU_MMAP_SIZE: return 12288;
     case KVM_CHECK_EXTENSION: return extension((int)value);
     case KVM_CREATE_VM:
-        of_processor = false;
         return some_descriptor();
     case KVM_CREATE_VCPU:
-        of_processor = true;
-        return some_descriptor();
+        return kernel.processor = some_descriptor();
     case KVM_GET_TSC_KHZ:
-        return of_processor ? kernel.vcpu_khz : kernel.vm_khz;
+        return fd == kernel.processor ? kernel.vcpu_khz : kernel.vm_khz;
     }
     return -ENOTTY;
+}
+
+// As the kernel has changed the table: the processor's state shows, and what is shown to everybody.
+static void get_cpuid(struct kvm_cpuid2 *table)
+{
+    assert_true(table->nent > kernel.set->nent);
+    memcpy(table, kernel.set, sizeof *table + kernel.set->nent * sizeof table->entries[0]);
+    for (unsigned n = 0; n < table->nent; n++) {
+        struct kvm_cpuid_entry2 *e = &table->entries[n];
+        if (e->function == 1)
+            e->edx |= 1 << 9;
+        if (e->function == 1 && kernel.forces)
+            e->ecx |= 1u << 28 | 1;
+        if (e->function == 7 && kernel.forces)
+            e->edx &= ~(1u << 29);
+        if (e->function == 0xd && e->index == 1 && kernel.forces)
+            e->eax = 3;
+    }
+    if (kernel.forces)
+        table->entries[table->nent++] = (struct kvm_cpuid_entry2){ .function = 0x80000021, .index = 7,
+                                                                   .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX, .ecx = 4 };
 }
 
 int __wrap_kvm_ioctl(int fd, unsigned long request, void *argument);
@@ -100,6 +121,15 @@ int __wrap_kvm_ioctl(int fd, unsigned long request, void *argument)
     assert_true(fd >= 0);
     if (++kernel.calls == kernel.fail_at)
         return -kernel.error;
+    if (request == KVM_SET_CPUID2) {
+        free(kernel.set);
+        kernel.set = table_made(table->entries, table->nent);
+        return 0;
+    }
+    if (request == KVM_GET_CPUID2) {
+        get_cpuid(table);
+        return 0;
+    }
     assert_int_equal(request, KVM_GET_SUPPORTED_CPUID);
     if (table->nent < kernel.entries)
         return -E2BIG;
@@ -142,6 +172,12 @@ static struct kvm_host ask(struct engine_status *status)
     return h;
 }
 
+static void forget(struct kvm_host *h)
+{
+    free(h->cpuid);
+    free(h->forced);
+}
+
 // ---- Tests -------------------------------------------------------------------------------------------------------
 
 static void test_fine(void **state)
@@ -164,7 +200,7 @@ static void test_fine(void **state)
     kvm_host_status(&h, &status);
     assert_true(status.usable && !status.automatic);
     assert_string_equal(status.text, "the processor reports neither vmx nor svm, so KVM would be slow");
-    free(h.cpuid);
+    forget(&h);
 }
 
 static void test_lacking(void **state)
@@ -218,17 +254,17 @@ static void test_not_needed(void **state)
     assert_int_equal(h.bus_ns, 1);
     assert_int_equal(offer.interrupt_clock_hz, 1000000000);
     assert_int_equal(offer.max_processors, 2);
-    free(h.cpuid);
+    forget(&h);
 
     kernel.lacking = KVM_CAP_TSC_DEADLINE_TIMER;
     h = ask(&status);
     kvm_host_offer(&h, &offer);
     assert_false(offer.processor_features.Bank1.TscDeadlineTmrSupport);
-    free(h.cpuid);
+    forget(&h);
     kernel.lacking = KVM_CAP_MEMORY_FAULT_INFO;
     h = ask(&status);
     assert_true(status.usable && !h.memory_fault_info);
-    free(h.cpuid);
+    forget(&h);
 }
 
 static void test_not_opened(void **state)
@@ -260,7 +296,7 @@ static void test_asking(void **state)
     kernel.vcpu_khz = 3000000;
     struct kvm_host h = ask(&status);
     assert_int_equal(h.tsc_khz, 3000000);
-    free(h.cpuid);
+    forget(&h);
     kernel.vcpu_khz = 0;
     ask(&status);
     assert_string_equal(status.text, "the kernel's KVM is too old: it lacks a clock that it knows the frequency of");
@@ -271,7 +307,7 @@ static void test_asking(void **state)
     kernel.entries = 300;
     h = ask(&status);
     assert_int_equal(h.cpuid->nent, 300);
-    free(h.cpuid);
+    forget(&h);
     kernel.entries = 100000;
     ask(&status);
     assert_string_equal(status.text, "/dev/kvm cannot be used: Argument list too long");
@@ -288,9 +324,9 @@ static void test_every_failure(void **state)
     kernel.vm_khz = 0;                      // so that a processor is asked too
     kernel.vcpu_khz = 1000000;
     struct kvm_host h = ask(&status);
-    free(h.cpuid);
+    forget(&h);
     calls = kernel.calls;
-    assert_true(calls > 20);
+    assert_true(calls > 25);
     for (unsigned n = 1; n <= calls; n++) {
         kernel.calls = 0;
         kernel.fail_at = n;
@@ -298,7 +334,7 @@ static void test_every_failure(void **state)
         h = ask(&status);
         if (!status.usable)
             assert_string_equal(status.text, "/dev/kvm cannot be used: Cannot allocate memory");
-        free(h.cpuid);
+        forget(&h);
     }
 }
 
@@ -333,7 +369,7 @@ static void test_offer(void **state)
     assert_int_equal(offer.processor_features.Bank0.AsUINT64, zero.AsUINT64);
     assert_int_equal(offer.processor_features.Bank1.AsUINT64, one.AsUINT64);
     assert_int_equal(offer.xsave_features.AsUINT64, xsave.AsUINT64);
-    free(h.cpuid);
+    forget(&h);
 
     kernel.table = table_intel;
     kernel.entries = sizeof table_intel / sizeof *table_intel;
@@ -348,7 +384,39 @@ static void test_offer(void **state)
                  offer.processor_features.Bank1.CetIbtSupport);
     assert_true(offer.xsave_features.Avx512Support && offer.xsave_features.AmxTileSupport &&
                 offer.xsave_features.AvxVnniSupport && offer.xsave_features.XsaveSupervisorSupport);
-    free(h.cpuid);
+    forget(&h);
+}
+
+// A KVM that changes the table it is given: what it adds is there, and known as what cannot be hidden.
+static void test_forced(void **state)
+{
+    struct engine_status status;
+    struct engine_capabilities offer;
+    struct kvm_host h;
+    const struct kvm_cpuid_entry2 *e;
+
+    (void)state;
+    h = ask(&status);
+    assert_int_equal(h.cpuid->nent, kernel.entries);
+    assert_memory_equal(h.cpuid->entries, kernel.table, kernel.entries * sizeof *kernel.table);
+    assert_int_equal(h.forced->nent, 1);                // the APIC's bit
+    assert_int_equal(h.forced->entries[0].edx, 1 << 9);
+    forget(&h);
+
+    kernel.forces = true;
+    h = ask(&status);
+    assert_int_equal(h.forced->nent, 3);
+    assert_int_equal(h.cpuid->nent, kernel.entries + 1);
+    e = kvm_features_entry(h.cpuid, 1, 0);
+    assert_int_equal(e->ecx, 0x81202000 | 1u << 28 | 1);
+    assert_int_equal(kvm_features_entry(h.cpuid, 7, 0)->edx, 0);
+    assert_int_equal(kvm_features_entry(h.forced, 1, 0)->ecx, 1u << 28 | 1);
+    assert_int_equal(kvm_features_entry(h.forced, 0xd, 1)->eax, 3);
+    assert_int_equal(kvm_features_entry(h.cpuid, 0x80000021, 7)->eax, 0x204);
+    kvm_host_offer(&h, &offer);
+    assert_true(offer.xsave_features.AvxSupport && offer.processor_features.Bank0.Sse3Support &&
+                offer.xsave_features.XsaveCompSupport);
+    forget(&h);
 }
 
 // Errors pass: the next call looks again. What is known stays, and is the same for all.
@@ -384,6 +452,7 @@ int main(void)
         cmocka_unit_test_setup(test_asking, setup),
         cmocka_unit_test_setup(test_every_failure, setup),
         cmocka_unit_test_setup(test_offer, setup),
+        cmocka_unit_test_setup(test_forced, setup),
         cmocka_unit_test_setup(test_remembered, setup),
     };
 

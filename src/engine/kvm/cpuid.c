@@ -1,9 +1,10 @@
 // CPUID of a kvm processor: what KVM offers, made into the processor that the partition's properties describe.
 //
-// An answer is worked out when it is asked for: KVM's entry for the leaf, without the features that the partition shall not
-// have, changed by the function of `shapes` that is for it. kvm_cpuid_install asks for every leaf there is and writes the
-// answers down for KVM, which then answers the guest by rules of its own (arch/x86/kvm/cpuid.c, kvm_cpuid): bits that
-// follow the processor's state, and what an absent leaf or subleaf reads as. Those rules are here too, so that both say the
+// An answer is worked out when it is asked for: KVM's entry for the leaf, without the features that the
+// partition shall not have, changed by the function of `shapes` that is for it. kvm_cpuid_install asks for every
+// leaf there is and writes the answers down for KVM, which then answers the guest by rules of its own
+// (arch/x86/kvm/cpuid.c, kvm_cpuid): bits that follow the processor's state, bits that it shows whatever it is told
+// (host.h, `forced`), and what an absent leaf or subleaf reads as. Those rules are here too, so that both say the
 // same.
 #include "engine/kvm/cpuid.h"
 
@@ -46,11 +47,24 @@ static bool base_entry(const struct kvm_host *host, uint32_t leaf, uint32_t subl
     return e != NULL;
 }
 
-// The same with the features masked: what the rest of this file may rely on.
+static void add_forced(const struct kvm_host *host, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+{
+    const struct kvm_cpuid_entry2 *e = host->forced ? kvm_features_entry(host->forced, leaf, subleaf) : NULL;
+
+    if (!e)
+        return;
+    out[EAX] |= e->eax;
+    out[EBX] |= e->ebx;
+    out[ECX] |= e->ecx;
+    out[EDX] |= e->edx;
+}
+
+// The same with the features masked that can be: what the rest of this file may rely on.
 static void offered(const struct asked *a, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
 {
     (void)base_entry(a->host, leaf, subleaf, out);
     kvm_features_mask(leaf, subleaf, &a->properties->processor_features, a->properties->xsave_features, out);
+    add_forced(a->host, leaf, subleaf, out);
 }
 
 static bool offered_bit(const struct asked *a, uint32_t leaf, unsigned reg, unsigned bit)
@@ -350,9 +364,11 @@ void kvm_cpuid(struct vp *vp, UINT32 leaf, UINT32 subleaf, UINT32 out[4])
         return;
     }
     kvm_features_mask(leaf, subleaf, &a.properties->processor_features, a.properties->xsave_features, out);
+    add_forced(a.host, leaf, subleaf, out);
     for (unsigned n = 0; n < sizeof shapes / sizeof *shapes && shapes[n].first <= leaf; n++)
         if (leaf <= shapes[n].last)
             shapes[n].shape(&a, out);
+    add_forced(a.host, leaf, subleaf, out);
 }
 
 void kvm_cpuid_features(struct vp *vp, uint64_t features[4])

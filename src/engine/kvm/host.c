@@ -85,16 +85,24 @@ static const char *find_lacking(int fd, int *error)
     return NULL;
 }
 
+static struct kvm_cpuid2 *table_new(uint32_t room)
+{
+    struct kvm_cpuid2 *table = calloc(1, sizeof *table + room * sizeof table->entries[0]);
+
+    if (table)
+        table->nent = room;
+    return table;
+}
+
 // KVM says neither how many entries it has nor how many it wants: try with more until they fit.
 CHECKED static int ask_cpuid(int fd, struct kvm_cpuid2 **table)
 {
     for (unsigned room = CPUID_ENTRIES; room <= CPUID_ENTRIES_MAX; room *= 2) {
-        struct kvm_cpuid2 *t = calloc(1, sizeof *t + room * sizeof t->entries[0]);
+        struct kvm_cpuid2 *t = table_new(room);
         int answer;
 
         if (!t)
             return -ENOMEM;
-        t->nent = room;
         answer = kvm_ioctl(fd, KVM_GET_SUPPORTED_CPUID, t);
         if (answer >= 0) {
             *table = t;
@@ -107,28 +115,121 @@ CHECKED static int ask_cpuid(int fd, struct kvm_cpuid2 **table)
     return -E2BIG;
 }
 
-// Only a partition knows its clock, on kernels before 5.16 only a processor. 0: KVM does not say.
-CHECKED static int ask_clock(int fd, uint32_t *khz)
+// A partition knows its clock, on kernels before 5.16 only a processor. 0: KVM does not say.
+CHECKED static int ask_clock(int vm, int vcpu, uint32_t *khz)
 {
-    int vm = kvm_ioctl_value(fd, KVM_CREATE_VM, 0);
-    int vcpu, answer;
+    int answer = kvm_ioctl_value(vm, KVM_GET_TSC_KHZ, 0);
 
-    if (vm < 0)
-        return vm;
-    answer = kvm_ioctl_value(vm, KVM_GET_TSC_KHZ, 0);
-    if (answer <= 0) {
-        vcpu = kvm_ioctl_value(vm, KVM_CREATE_VCPU, 0);
-        answer = vcpu;
-        if (vcpu >= 0) {
-            answer = kvm_ioctl_value(vcpu, KVM_GET_TSC_KHZ, 0);
-            close(vcpu);
-        }
-    }
-    close(vm);
+    if (answer <= 0)
+        answer = kvm_ioctl_value(vcpu, KVM_GET_TSC_KHZ, 0);
     if (answer < 0)
         return answer;
     *khz = (uint32_t)answer;
     return 0;
+}
+
+// The same leaves as `from`, without a feature: makers, highest leaves and address sizes only.
+static void blank(const struct kvm_cpuid2 *from, struct kvm_cpuid2 *to)
+{
+    to->nent = from->nent;
+    for (uint32_t n = 0; n < from->nent; n++) {
+        const struct kvm_cpuid_entry2 *e = &from->entries[n];
+
+        to->entries[n] = (struct kvm_cpuid_entry2){ .function = e->function, .index = e->index, .flags = e->flags };
+        if (e->function == 0 || e->function == 0x80000000)
+            to->entries[n] = *e;
+        else if (e->function == 0x80000008)
+            to->entries[n].eax = e->eax;
+    }
+}
+
+// What of an entry that came back was not put there. In leaf 0xd only EAX says what there is; the rest are sizes.
+static struct kvm_cpuid_entry2 surplus(const struct kvm_cpuid2 *set, const struct kvm_cpuid_entry2 *back)
+{
+    static const struct kvm_cpuid_entry2 none;
+    struct kvm_cpuid_entry2 e = *back;
+    const struct kvm_cpuid_entry2 *own = kvm_features_entry(set, e.function, e.index);
+
+    if (!own)
+        own = &none;
+    e.eax &= ~own->eax;
+    e.ebx &= ~own->ebx;
+    e.ecx &= ~own->ecx;
+    e.edx &= ~own->edx;
+    if (e.function == 0xd) {
+        e.ebx = e.ecx = e.edx = 0;
+        if (e.index > 1)
+            e.eax = 0;
+    }
+    return e;
+}
+
+// What a processor makes of a table.
+CHECKED static int try_table(int vcpu, struct kvm_cpuid2 *table, struct kvm_cpuid2 **back)
+{
+    int answer = kvm_ioctl(vcpu, KVM_SET_CPUID2, table);
+
+    if (answer < 0)
+        return answer;
+    *back = table_new(table->nent + CPUID_ENTRIES);
+    if (!*back)
+        return -ENOMEM;
+    return kvm_ioctl(vcpu, KVM_GET_CPUID2, *back);
+}
+
+// A KVM without hardware to help it runs some guest code where CPUID is the host's: it changes the table that it is given,
+// so that guests see what there is. Give it all that it says it supports, and see what that is worth; then a table
+// without features, and see which it has added.
+CHECKED static int ask_forced(int vcpu, struct kvm_host *h)
+{
+    struct kvm_cpuid2 *all = NULL, *none = NULL, *back = NULL;
+    int answer = try_table(vcpu, h->cpuid, &all);
+
+    if (answer >= 0) {
+        none = table_new(all->nent);
+        answer = none ? 0 : -ENOMEM;
+    }
+    if (answer >= 0) {
+        blank(all, none);
+        answer = try_table(vcpu, none, &back);
+    }
+    if (answer >= 0) {
+        uint32_t count = 0;
+
+        for (uint32_t n = 0; n < back->nent; n++) {
+            struct kvm_cpuid_entry2 e = surplus(none, &back->entries[n]);
+
+            if (e.eax | e.ebx | e.ecx | e.edx)
+                back->entries[count++] = e;
+        }
+        back->nent = count;
+        free(h->cpuid);
+        h->cpuid = all;
+        h->forced = back;
+        all = back = NULL;
+    }
+    free(all);
+    free(none);
+    free(back);
+    return answer;
+}
+
+// What only a partition with a processor can tell. Both go again.
+CHECKED static int ask_partition(int fd, struct kvm_host *h)
+{
+    int vm = kvm_ioctl_value(fd, KVM_CREATE_VM, 0), vcpu, answer;
+
+    if (vm < 0)
+        return vm;
+    answer = vcpu = kvm_ioctl_value(vm, KVM_CREATE_VCPU, 0);
+    if (vcpu >= 0) {
+        answer = ask_clock(vm, vcpu, &h->tsc_khz);
+        if (answer >= 0)
+            answer = ask_forced(vcpu, h);
+        close(vcpu);
+    }
+    close(vm);
+    return answer;
 }
 
 CHECKED static int ask_figures(int fd, struct kvm_host *h)
@@ -157,7 +258,7 @@ CHECKED static int ask_figures(int fd, struct kvm_host *h)
     h->sync_fields = SYNC_FIELDS;
     for (unsigned n = 0; n < sizeof flags / sizeof *flags; n++)
         *(bool *)((char *)h + flags[n].offset) = extension(fd, flags[n].number) > 0;
-    return ask_clock(fd, &h->tsc_khz);
+    return 0;
 }
 
 void kvm_host_ask(struct kvm_host *h)
@@ -173,11 +274,18 @@ void kvm_host_ask(struct kvm_host *h)
     h->lacking = find_lacking(fd, &h->error);
     if (!h->lacking && !h->error) {
         answer = ask_figures(fd, h);
+        if (answer >= 0)
+            answer = ask_cpuid(fd, &h->cpuid);
+        if (answer >= 0)
+            answer = ask_partition(fd, h);
         if (answer >= 0 && !h->tsc_khz)
             h->lacking = "a clock that it knows the frequency of";
-        else if (answer >= 0)
-            answer = ask_cpuid(fd, &h->cpuid);
         h->error = answer < 0 ? -answer : 0;
+        if (!kvm_host_usable(h)) {
+            free(h->cpuid);
+            free(h->forced);
+            h->cpuid = h->forced = NULL;
+        }
     }
     close(fd);
 }

@@ -16,7 +16,8 @@ struct kvm_host {
     uint32_t tsc_khz;
     bool memory_fault_info, read_only_memory, msr_exits, guest_debug, tsc_deadline, x2apic_ids;
     uint32_t sync_fields;       // KVM_SYNC_X86_*
-    struct kvm_cpuid2 *cpuid;   // KVM_GET_SUPPORTED_CPUID; owned here, never freed
+    struct kvm_cpuid2 *cpuid;   // KVM_GET_SUPPORTED_CPUID as a processor then shows it; owned here, never freed
+    struct kvm_cpuid2 *forced;  // of that, what every processor shows, whatever table it is given; likewise
 };
 
 // Looks once; but after an error (no file, no permission, out of memory or descriptors) every call looks again. Then what
@@ -31,8 +32,8 @@ void kvm_host_probe(struct engine_status *status);
 // What a partition on this engine can get; all zero where the host has no KVM that is usable.
 const struct engine_capabilities *kvm_host_capabilities(void);
 
-// The same three without a memory of earlier answers, for tests. kvm_host_ask: whoever gets a usable host frees its
-// `cpuid`; there is none otherwise.
+// The same three without a memory of earlier answers, for tests. kvm_host_ask: whoever gets a usable host frees its two
+// tables; there are none otherwise.
 void kvm_host_ask(struct kvm_host *h);
 void kvm_host_status(const struct kvm_host *h, struct engine_status *status);
 void kvm_host_offer(const struct kvm_host *h, struct engine_capabilities *offer);
