@@ -4,7 +4,7 @@
 
 #include "kvm_undo.h"
 
-#define SEQUENCE 24                 // bytes of ordinary code before the instruction
+#define SEQUENCE 80                 // bytes of ordinary code before the instruction
 
 // ---- Encodings ---------------------------------------------------------------------------------------------------
 
@@ -410,6 +410,7 @@ struct scene {
     uint64_t gpa;               // what is written to, in the device
     uint64_t data;              // linear address of what is read, in memory
     uint8_t *code;
+    bool across;                // only a part of the access is in the device
 };
 
 // The processor before the instruction, its code in memory, after ordinary code or after random bytes.
@@ -421,6 +422,12 @@ static struct scene prepare(struct bench *b, struct coded *c, bool ordinary)
     uint64_t high = c->width == CODE64 ? HIGH : 0;
     if (c->size == 16)
         gpa &= ~15ull;
+    // Across an end of the device, into memory or out of it.
+    // (The slot of a pushed selector is wider than what is written.)
+    bool selector = c->form->kind == PUSH && (c->form->opcode[0] == 0x0e || c->form->opcode[0] == 0x0f);
+    bool across = c->size > 1 && c->size < 16 && !selector && !(bench_random(b) & 7);
+    if (across)
+        gpa = DEVICE + (bench_random(b) & 1 ? 0x1000 : 0) - 1 - bench_random(b) % (c->size - 1);
     bench_mode(b, c->width);
     bench_random_registers(b, c->width);
     if (c->addressing == RIP_RELATIVE)
@@ -446,7 +453,7 @@ static struct scene prepare(struct bench *b, struct coded *c, bool ordinary)
     memcpy(code, c->bytes, c->length);
     for (unsigned n = 0; n < 16; n++)
         code[c->length + n] = (uint8_t)bench_random(b);
-    return (struct scene){ .gpa = gpa, .data = data, .code = code };
+    return (struct scene){ .gpa = gpa, .data = data, .code = code, .across = across };
 }
 
 #endif

@@ -44,6 +44,17 @@ static void run_once(struct bench *b, const struct coded *c, bool stays)
     }
 }
 
+// What of an access lies in the device.
+struct part { uint64_t gpa; unsigned size; };
+
+static struct part device_part(uint64_t gpa, unsigned size)
+{
+    uint64_t first = gpa < DEVICE ? DEVICE : gpa, end = gpa + size;
+    if (end > DEVICE + 0x1000)
+        end = DEVICE + 0x1000;
+    return (struct part){ first, (unsigned)(end - first) };
+}
+
 // What KVM tells of it, from the state before.
 static void report(struct bench *b, const struct coded *c, const struct registers *before, uint64_t gpa, uint64_t data)
 {
@@ -55,7 +66,8 @@ static void report(struct bench *b, const struct coded *c, const struct register
         const uint8_t *from = c->form->kind == OUTS ? m->ram + (data & 0xfffff) : (const void *)&before->slot[X86_RAX];
         report_port(b, true, (unsigned)port, c->size, 1, from);
     } else {
-        report_memory(b, true, gpa, c->size < 8 ? c->size : 8, m->ram + gpa);
+        struct part part = device_part(gpa, c->size);
+        report_memory(b, true, part.gpa, part.size < 8 ? part.size : 8, m->ram + part.gpa);
     }
 }
 
@@ -96,7 +108,7 @@ static void check_write(struct bench *b, struct coded *c, bool exact)
         run_once(b, &other, stays);
         got = bench_registers(cpu);
         ok = same_registers(&after, &got);
-        if (c->form->kind != OUT && c->form->kind != OUTS && memcmp(m->ram + gpa, b->kvm.run.mmio.data, b->kvm.run.mmio.len))
+        if (c->form->kind != OUT && c->form->kind != OUTS && memcmp(m->ram + b->kvm.run.mmio.phys_addr, b->kvm.run.mmio.data, b->kvm.run.mmio.len))
             ok = false;
     }
     if (!ok) {

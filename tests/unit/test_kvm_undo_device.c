@@ -280,13 +280,14 @@ static void check_read(struct device *d, struct coded *c, uint8_t *was)
     bool ambiguous;
     struct kvm_undo undo;
     uint8_t given[8], fed[8] = { 0 };
+    bool plain = (c->form->more & PLAIN) && (at_port(c->form) || !scene.across);
     bool ok = kvm_undo_exit(cpu, d->run, false, &ambiguous, &undo);
     struct registers got = bench_registers(cpu);
     ok = ok && !ambiguous && same_registers(&before, &got) && undo.rip == before.rip && undo.length == c->length
       && undo.byte_count == 16 && !memcmp(undo.bytes, scene.code, 16) && undo.pending == KVM_PENDING_INPUT
       && undo.rep == c->rep && undo.count_mask == (c->rep ? mask_of(c->address) : 0)
-      && undo.plain == !!(c->form->more & PLAIN) && undo.changes_fpu == !!(c->form->more & VECTOR)
-      && undo.sign == !!(c->form->more & SIGN);
+      && undo.plain == plain && undo.sign == (plain && (c->form->more & SIGN))
+      && undo.changes_fpu == !!(c->form->more & VECTOR);
     if (undo.count_mask && !undo.port) {        // more elements would make more exits
         struct kvm_regs one;
         must(ioctl(d->vcpu, KVM_GET_REGS, &one));

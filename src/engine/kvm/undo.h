@@ -9,12 +9,12 @@
 //  OUT, by hardware      as before; RIP on it                      skips; nothing when RIP has moved
 //  IN, INS, emulated     as before; RIP on it                      all of the instruction (REP: of the block read)
 //  OUT, emulated         done; RIP behind it                       nothing
-//  OUTS, emulated        one element done; RIP behind it when      nothing
-//                        that was the last
+//  OUTS, emulated        one element done; RIP behind it, of a     nothing
+//                        repetition still on it, RCX 0 or not
 //  MMIO read             as before; RIP on it                      all of the instruction; may exit again (a write, or
 //                                                                  the next element of a repetition)
-//  MMIO write            one element done; RIP behind it when      nothing, but for the rest of an access that is
-//                        that was the last                         wider than 8 bytes or crosses a page
+//  MMIO write            the same                                  nothing, but for the rest of an access that is
+//                                                                  wider than 8 bytes or goes on in another page
 //
 // Everything here is a function of the processor's view (struct x86_cpu, loaded and settled, its bus able to fetch code
 // and translate) and of kvm_run's contents; nothing calls the kernel.

@@ -58,16 +58,21 @@ static void value_set(struct value *value, uint64_t bits, unsigned known)
     value->known = known;
 }
 
-static void value_from_memory(struct x86_cpu *cpu, const struct undo_report *report, uint64_t linear, unsigned size,
+// False: there is nothing, and an instruction with this source would have failed. A device's data is not known.
+static bool value_from_memory(struct x86_cpu *cpu, const struct undo_report *report, uint64_t linear, unsigned size,
                               struct value *value)
 {
+    uint64_t gpa;
     value->known = 0;
+    if (!undo_translate(cpu, linear, &gpa))
+        return false;
     if (report->exact && size <= VALUE_BYTES && undo_read_memory(cpu, linear, value->bytes, size))
         value->known = size;
+    return true;
 }
 
 // A source operand. What is in vector registers and the like is not looked at: the view need not have them.
-static void value_from_operand(struct x86_cpu *cpu, const struct undo_report *report, const struct undo_fit *fit,
+static bool value_from_operand(struct x86_cpu *cpu, const struct undo_report *report, const struct undo_fit *fit,
                                const ZydisDecodedOperand *operand, struct value *value)
 {
     uint64_t linear;
@@ -75,8 +80,8 @@ static void value_from_operand(struct x86_cpu *cpu, const struct undo_report *re
     if (operand->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
         value_set(value, operand->imm.value.u, 8);
     } else if (undo_is_memory(operand)) {
-        if (undo_operand_linear(cpu, &fit->insn, operand, fit->gpr, &linear))
-            value_from_memory(cpu, report, linear, operand->size / 8, value);
+        return undo_operand_linear(cpu, &fit->insn, operand, fit->gpr, &linear)
+            && value_from_memory(cpu, report, linear, operand->size / 8, value);
     } else if (operand->type == ZYDIS_OPERAND_TYPE_REGISTER) {
         ZydisRegister reg = operand->reg.value;
         switch (ZydisRegisterGetClass(reg)) {
@@ -86,12 +91,13 @@ static void value_from_operand(struct x86_cpu *cpu, const struct undo_report *re
             break;
         }
         case ZYDIS_REGCLASS_SEGMENT:
-            value_set(value, cpu->segment[x86_emit_index(reg)].selector, 2);
+            value_set(value, cpu->segment[x86_emit_index(reg)].selector, 8);
             break;
         default:
             break;
         }
     }
+    return true;
 }
 
 // ---- Ports -------------------------------------------------------------------------------------------------------
@@ -182,10 +188,12 @@ static bool string_fits(struct x86_cpu *cpu, const struct undo_report *report, s
     unsigned size = to->size / 8;
     if (!string_undo(cpu, fit, 1u << X86_RDI | (from ? 1u << X86_RSI : 0), size, 1))
         return false;
-    if (from)
-        value_from_operand(cpu, report, fit, from, &value);
-    else if (fit->insn.z.meta.category == ZYDIS_CATEGORY_STRINGOP)
+    if (from) {
+        if (!value_from_operand(cpu, report, fit, from, &value))
+            return false;
+    } else if (fit->insn.z.meta.category == ZYDIS_CATEGORY_STRINGOP) {
         value_set(&value, fit->gpr[X86_RAX], size);
+    }
     return undo_operand_linear(cpu, &fit->insn, to, fit->gpr, &linear)
         && write_fits(cpu, report, linear, size, &value, fit);
 }
@@ -211,12 +219,13 @@ static bool push_fits(struct x86_cpu *cpu, const struct undo_report *report, str
     stack_undo(cpu, fit, size);
     switch (insn->z.mnemonic) {
     case ZYDIS_MNEMONIC_PUSHF: case ZYDIS_MNEMONIC_PUSHFD: case ZYDIS_MNEMONIC_PUSHFQ:
-        value_set(&value, x86_get_rflags(cpu) & ~(uint64_t)(X86_VM | X86_RF), size < 3 ? 1 : 2);
+        value_set(&value, x86_get_rflags(cpu) & ~(uint64_t)(X86_VM | X86_RF), size);
         if (cpu->rflags & X86_VM)       // IOPL and IF are not what they seem (SDM vol. 2, PUSHF)
             value.known = 1;
         break;
     case ZYDIS_MNEMONIC_PUSH:
-        value_from_operand(cpu, report, fit, source, &value);
+        if (!value_from_operand(cpu, report, fit, source, &value))
+            return false;
         // A selector in a slot of four bytes: processors write the lower two (SDM vol. 2, PUSH).
         if (size == 4 && source->type == ZYDIS_OPERAND_TYPE_REGISTER
             && ZydisRegisterGetClass(source->reg.value) == ZYDIS_REGCLASS_SEGMENT
@@ -240,8 +249,8 @@ static bool pop_fits(struct x86_cpu *cpu, const struct undo_report *report, stru
         return false;
     stack_undo(cpu, fit, -(uint64_t)size);
     uint64_t from = undo_segment_linear(cpu, X86_SS, fit->gpr[X86_RSP] & undo_stack_mask(cpu));
-    value_from_memory(cpu, report, from, size, &value);
-    return write_fits(cpu, report, linear, size, &value, fit);
+    return value_from_memory(cpu, report, from, size, &value)
+        && write_fits(cpu, report, linear, size, &value, fit);
 }
 
 // The condition of SETcc, from the low four bits of its opcode.
@@ -281,8 +290,8 @@ static bool store_fits(struct x86_cpu *cpu, const struct undo_report *report, st
             return false;
     if (insn->z.meta.category == ZYDIS_CATEGORY_SETCC)
         value_set(&value, condition(cpu, insn->z.opcode & 15), 1);
-    else if (insn->z.operand_count > 1)
-        value_from_operand(cpu, report, fit, source, &value);
+    else if (insn->z.operand_count > 1 && !value_from_operand(cpu, report, fit, source, &value))
+        return false;
     if (insn->z.mnemonic == ZYDIS_MNEMONIC_MOVBE)
         reverse(&value, size);
     return undo_operand_linear(cpu, insn, to, fit->gpr, &linear)
@@ -351,7 +360,8 @@ bool undo_fits_call(struct x86_cpu *cpu, const struct undo_report *report, struc
         if (size == 8 && target != cpu->rip)
             return false;
     } else {
-        value_from_operand(cpu, report, fit, to, &value);
+        if (!value_from_operand(cpu, report, fit, to, &value))
+            return false;
         if (memcmp(value.bytes, &cpu->rip, value.known))
             return false;
     }
