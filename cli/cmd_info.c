@@ -163,6 +163,7 @@ static struct json_object *info_json_engines(const char *report)
 
         json_object_object_add(engine, "name", json_object_new_string(info.Name));
         json_object_object_add(engine, "usable", json_object_new_boolean(info.Usable));
+        json_object_object_add(engine, "automatic", json_object_new_boolean(info.ChosenByAuto));
         json_object_object_add(engine, "chosen", json_object_new_boolean(info_chosen(&info, report)));
         json_object_object_add(engine, "reason", json_object_new_string(info.Reason));
         json_object_array_add(engines, engine);

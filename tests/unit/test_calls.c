@@ -547,6 +547,33 @@ static void test_choice(void **state)
     assert_ok(WHvDeletePartition(p));
 }
 
+// A clock that an engine cannot change: it is passed over for any other frequency, and refuses one by name.
+static void test_choice_by_clock(void **state)
+{
+    WHV_PARTITION_HANDLE p;
+
+    (void)state;
+    fake_fast_capabilities.processor_clock_fixed = fake_fast_capabilities.interrupt_clock_fixed = true;
+    p = created();
+    assert_ok(set64(p, WHvPartitionPropertyCodeProcessorClockFrequency, 3000000000));
+    assert_ok(set64(p, WHvPartitionPropertyCodeInterruptClockFrequency, 200000000));
+    assert_report(p, "engine: fast\n", "fast chosen");
+    assert_ok(set64(p, WHvPartitionPropertyCodeProcessorClockFrequency, 1000000000));
+    assert_report(p, "engine: fake\n", "fast passed over: it does not support the ProcessorClockFrequency");
+    assert_ok(set64(p, WHvPartitionPropertyCodeProcessorClockFrequency, 3000000000));
+    assert_ok(set64(p, WHvPartitionPropertyCodeInterruptClockFrequency, 100000000));
+    assert_report(p, "engine: fake\n", "fast passed over: it does not support the InterruptClockFrequency");
+    assert_ok(WHvDeletePartition(p));
+
+    p = created();
+    assert_ok(BulkheadSetEngine(p, "fast"));
+    assert_hr(set64(p, WHvPartitionPropertyCodeProcessorClockFrequency, 2999999999), E_INVALIDARG);
+    assert_hr(set64(p, WHvPartitionPropertyCodeInterruptClockFrequency, 200000001), E_INVALIDARG);
+    assert_ok(set64(p, WHvPartitionPropertyCodeProcessorClockFrequency, 3000000000));
+    assert_ok(WHvSetupPartition(p));
+    assert_ok(WHvDeletePartition(p));
+}
+
 static void test_choice_by_host(void **state)
 {
     BULKHEAD_ENGINE_INFO info = {.Size = sizeof(info)};
@@ -813,6 +840,7 @@ int main(void)
         cmocka_unit_test_setup(test_interrupts, setup),
         cmocka_unit_test_setup(test_apic_states, setup),
         cmocka_unit_test_setup(test_choice, setup),
+        cmocka_unit_test_setup(test_choice_by_clock, setup),
         cmocka_unit_test_setup(test_choice_by_host, setup),
         cmocka_unit_test_setup(test_environment, setup),
         cmocka_unit_test_setup(test_capabilities, setup),
