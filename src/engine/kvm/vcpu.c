@@ -68,24 +68,9 @@ static HRESULT take_kvm_vcpu(struct kvm_partition *kvm, uint32_t index, bool *us
     return S_OK;
 }
 
-// SDM vol. 3A 11.4.7.1: the local APIC after reset.
-static HRESULT reset_apic(struct kvm_vcpu *v)
-{
-    static const struct { uint16_t offset; uint32_t value; } registers[] = {
-        { 0xe0, 0xffffffff }, { 0xf0, 0xff },                   // DFR, SVR
-        { 0x320, 0x10000 }, { 0x330, 0x10000 }, { 0x340, 0x10000 }, { 0x350, 0x10000 }, { 0x360, 0x10000 },
-        { 0x370, 0x10000 },                                     // the local vector table, masked
-    };
-    uint8_t page[KVM_APIC_PAGE_SIZE] = { 0 };
-    for (unsigned n = 0; n < sizeof registers / sizeof registers[0]; n++)
-        memcpy(page + registers[n].offset, &registers[n].value, sizeof registers[n].value);
-    return kvm_apic_set_page(&v->kvm->interrupts, v->fd, v->run->s.regs.sregs.apic_base, page, NULL);
-}
-
 // What an earlier processor of this index has changed in KVM goes back to what it was.
 static HRESULT reset_kvm_vcpu(struct kvm_vcpu *v)
 {
-    struct x86_cpu *cpu = &v->p.cpu;
     // MSRs that a reset of the view leaves alone are KVM's own.
     HRESULT hr = kvm_state_fetch(v, REGISTER_MSR);
     if (FAILED(hr))
@@ -96,11 +81,9 @@ static HRESULT reset_kvm_vcpu(struct kvm_vcpu *v)
     if (v->kvm->apic) {
         v->mp_state = v->p.vp->index ? KVM_MP_STATE_UNINITIALIZED : KVM_MP_STATE_RUNNABLE;
         v->changed |= KVM_GROUP_ACTIVITY;
-        hr = reset_apic(v);
     }
     v->fresh |= v->changed;
-    x86_update_mode(cpu);
-    return hr;
+    return S_OK;
 }
 
 static HRESULT set_up(struct kvm_vcpu *v, bool used)
@@ -115,6 +98,9 @@ static HRESULT set_up(struct kvm_vcpu *v, bool used)
     kvm_state_reset(v);
     if (used)
         hr = reset_kvm_vcpu(v);
+    // KVM looks for the destinations of messages in a map that it does not make anew for a processor that is only created.
+    if (SUCCEEDED(hr) && v->kvm->apic)
+        hr = kvm_apic_reset(&v->kvm->interrupts, v->fd, vp->index);
     UINT32 id[4];
     partition_cpuid(vp, 1, 0, id);
     cpu->slot[X86_RDX] = id[0];         // SDM vol. 3A table 10-1
@@ -381,10 +367,9 @@ HRESULT kvm_vcpu_run(struct vp *vp, WHV_RUN_VP_EXIT_CONTEXT *exit)
     HRESULT hr;
     enum step step;
     turnstile_come_back(&v->turnstile);
-    if (!v->thread || !pthread_equal(v->runner, pthread_self())) {
+    // By the kernel's number: that of pthreads goes to the next thread as soon as one has ended.
+    if (v->thread != gettid())
         v->thread = os_kick_accept();
-        v->runner = pthread_self();
-    }
     atomic_store(&v->entered, v->thread);
     do
         hr = run_step(v, &step, exit);

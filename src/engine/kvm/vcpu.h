@@ -71,8 +71,7 @@ struct kvm_vcpu {
 
     // Under the turnstile's lock:
     uint32_t fresh, changed;
-    pthread_t runner;                   // the last thread that ran it, and lets kicks come
-    int thread;                         // its number; 0: none yet
+    int thread;                         // the last one that ran it, and lets kicks come; 0: none yet
     struct kvm_half half;
     // The registers that an instruction can be completed from, as they were at the exit.
     struct kvm_undo_registers before;
