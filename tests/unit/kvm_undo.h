@@ -15,7 +15,8 @@ enum width { CODE16 = 1, CODE32 = 2, CODE64 = 4 };
 
 struct bench {
     struct machine machine;         // first
-    bool open;                      // the device's page is memory, so that the interpreter can run a write to it
+    // The device's page is memory, so that the interpreter can run a write to it; or is memory that can only be read.
+    bool open, read_only;
     union { struct kvm_run run; uint8_t bytes[2 * 4096]; } kvm;
     uint64_t seed;
 };
@@ -35,8 +36,12 @@ static void bench_page(struct x86_cpu *cpu, uint64_t gpa, struct x86_page *page)
 {
     struct bench *b = cpu->platform;
     machine_page(cpu, gpa, page);
-    if (gpa >> 12 == DEVICE >> 12 && !b->open)
-        *page = (struct x86_page){ 0 };
+    if (gpa >> 12 == DEVICE >> 12 && !b->open) {
+        if (b->read_only)
+            page->write = false;
+        else
+            *page = (struct x86_page){ 0 };
+    }
 }
 
 static int bench_setup(void **state)

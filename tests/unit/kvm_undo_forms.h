@@ -15,7 +15,10 @@ enum kind {
 
 enum { PREFIX66 = 1,             // mandatory
        VECTOR = 2,               // to or from registers of the FPU
-       PLAIN = 4, SIGN = 8 };    // of reads: as kvm_undo tells it
+       PLAIN = 4, SIGN = 8,      // of reads: as kvm_undo tells it
+       CARRY = 16,               // RFLAGS.CF is a source
+       SHIFT16 = 32,             // its 16-bit form is not defined for every count
+       EXCHANGE = 64 };          // changes the register, all of it in 64-bit code
 
 struct form {
     const char *name;
@@ -76,6 +79,43 @@ static const struct form forms[] = {
     { "out dx, eax", OUT, { 0xef }, 1, 0, 0, 0, ALL, 0 },
     { "outsb", OUTS, { 0x6e }, 1, 0, 1, 0, ALL, 0 },
     { "outs", OUTS, { 0x6f }, 1, 0, 0, 0, ALL, 0 },
+};
+
+// Read-modify-write, for memory that can only be read.
+static const struct form modify_forms[] = {
+    { "add m8, dl", STORE, { 0x00 }, 1, 2, 1, 0, ALL, 0 },
+    { "add m, edx", STORE, { 0x01 }, 1, 2, 0, 0, ALL, 0 },
+    { "or m, edx", STORE, { 0x09 }, 1, 2, 0, 0, ALL, 0 },
+    { "adc m8, dl", STORE, { 0x10 }, 1, 2, 1, 0, ALL, CARRY },
+    { "adc m, edx", STORE, { 0x11 }, 1, 2, 0, 0, ALL, CARRY },
+    { "sbb m, edx", STORE, { 0x19 }, 1, 2, 0, 0, ALL, CARRY },
+    { "and m, edx", STORE, { 0x21 }, 1, 2, 0, 0, ALL, 0 },
+    { "sub m, edx", STORE, { 0x29 }, 1, 2, 0, 0, ALL, 0 },
+    { "xor m, edx", STORE, { 0x31 }, 1, 2, 0, 0, ALL, 0 },
+    { "add m8, imm", STORE, { 0x80 }, 1, 0, 1, 1, ALL, 0 },
+    { "xor m, imm", STORE, { 0x81 }, 1, 6, 0, 0xff, ALL, 0 },
+    { "sbb m, imm8", STORE, { 0x83 }, 1, 3, 0, 1, ALL, CARRY },
+    { "not m8", STORE, { 0xf6 }, 1, 2, 1, 0, ALL, 0 },
+    { "neg m", STORE, { 0xf7 }, 1, 3, 0, 0, ALL, 0 },
+    { "inc m8", STORE, { 0xfe }, 1, 0, 1, 0, ALL, 0 },
+    { "dec m", STORE, { 0xff }, 1, 1, 0, 0, ALL, 0 },
+    { "rol m8, imm", STORE, { 0xc0 }, 1, 0, 1, 1, ALL, 0 },
+    { "ror m, imm", STORE, { 0xc1 }, 1, 1, 0, 1, ALL, 0 },
+    { "rcl m, 1", STORE, { 0xd1 }, 1, 2, 0, 0, ALL, CARRY },
+    { "rcr m8, cl", STORE, { 0xd2 }, 1, 3, 1, 0, ALL, CARRY },
+    { "rcl m, cl", STORE, { 0xd3 }, 1, 2, 0, 0, ALL, CARRY },
+    { "shl m, cl", STORE, { 0xd3 }, 1, 4, 0, 0, ALL, 0 },
+    { "shr m, imm", STORE, { 0xc1 }, 1, 5, 0, 1, ALL, 0 },
+    { "sar m, cl", STORE, { 0xd3 }, 1, 7, 0, 0, ALL, 0 },
+    { "shld m, edx, cl", STORE, { 0x0f, 0xa5 }, 2, 2, 0, 0, CODE32 | CODE64, SHIFT16 },
+    { "shrd m, edx, imm", STORE, { 0x0f, 0xac }, 2, 2, 0, 1, CODE32 | CODE64, SHIFT16 },
+    { "bts m, imm", STORE, { 0x0f, 0xba }, 2, 5, 0, 1, ALL, 0 },
+    { "btr m, imm", STORE, { 0x0f, 0xba }, 2, 6, 0, 1, ALL, 0 },
+    { "btc m, imm", STORE, { 0x0f, 0xba }, 2, 7, 0, 1, ALL, 0 },
+    { "xchg m8, dl", STORE, { 0x86 }, 1, 2, 1, 0, ALL, EXCHANGE },
+    { "xchg m, edx", STORE, { 0x87 }, 1, 2, 0, 0, ALL, EXCHANGE },
+    { "xadd m8, dl", STORE, { 0x0f, 0xc0 }, 2, 2, 1, 0, ALL, EXCHANGE },
+    { "xadd m, edx", STORE, { 0x0f, 0xc1 }, 2, 2, 0, 0, ALL, EXCHANGE },
 };
 
 static const struct form read_forms[] = {
@@ -246,7 +286,7 @@ static bool encode(struct bench *b, struct coded *c, const struct form *f, enum 
         return false;
     if (rep && !can_repeat(f))
         return false;
-    if (f->opcode[0] == 0x63 && prefix66)
+    if ((f->opcode[0] == 0x63 || (f->more & SHIFT16)) && prefix66)
         return false;
     if (f->kind == CALL && (prefix66 || prefix67))      // its meaning in 64-bit code differs among makers
         return false;
@@ -425,7 +465,7 @@ static struct scene prepare(struct bench *b, struct coded *c, bool ordinary)
     // Across an end of the device, into memory or out of it.
     // (The slot of a pushed selector is wider than what is written.)
     bool selector = c->form->kind == PUSH && (c->form->opcode[0] == 0x0e || c->form->opcode[0] == 0x0f);
-    bool across = c->size > 1 && c->size < 16 && !selector && !(bench_random(b) & 7);
+    bool across = c->size > 1 && c->size < 16 && !selector && !b->read_only && !(bench_random(b) & 7);
     if (across)
         gpa = DEVICE + (bench_random(b) & 1 ? 0x1000 : 0) - 1 - bench_random(b) % (c->size - 1);
     bench_mode(b, c->width);
@@ -442,6 +482,10 @@ static struct scene prepare(struct bench *b, struct coded *c, bool ordinary)
     }
     if (bench_random(b) & 1)
         cpu->rflags |= X86_DF;
+    for (unsigned n = 0; n < 16; n++)
+        m->ram[gpa + n] = (uint8_t)bench_random(b);
+    if (c->form->more & EXCHANGE && c->operand == 32)       // what the upper half was nobody knows
+        cpu->slot[c->form->reg + c->rex_r] &= 0xffffffff;
     if (c->form->opcode[0] == 0xff && c->form->kind == CALL)
         cpu->slot[X86_RBX] = c->width == CODE64 ? HIGH + 0x20400 : 0x400;
     uint8_t *code = m->ram + (x86_code_linear(cpu, cpu->rip) & 0xfffff);

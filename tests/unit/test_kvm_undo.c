@@ -23,6 +23,8 @@ static void run_once(struct bench *b, const struct coded *c, bool stays)
     for (unsigned n = 0; n < c->length; n++)
         if (!(c->rep && (c->bytes[n] == 0xf3 || c->bytes[n] == 0xf2)))
             bytes[length++] = c->bytes[n];
+        else if (c->width == CODE64 && length && (bytes[length - 1] & 0xf0) == 0x40)
+            length--;               // a REX prefix with another one behind it does not count
     if (c->form->kind == OUTS) {
         step_register(cpu, X86_RSI, c->address, cpu->rflags & X86_DF ? -(uint64_t)c->size : c->size);
     } else if (c->form->kind != OUT) {

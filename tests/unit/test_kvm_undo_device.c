@@ -239,6 +239,69 @@ static void test_writes(void **state)
     assert_true(d->not_emulated < d->run_count / 4);
 }
 
+// ---- Memory that can only be read --------------------------------------------------------------------------------
+
+// The arithmetic flags stay as the instruction set them, but for a carry that it used; running it sets them again.
+static void check_modify(struct device *d, struct coded *c)
+{
+    struct bench *b = d->bench;
+    struct x86_cpu *cpu = &b->machine.cpu;
+    (void)prepare(b, c, true);
+    struct registers before = bench_registers(cpu);
+    if (!start(d, c->form->name, c->bytes, c->length))
+        return;
+    struct registers after = registers_from_kvm(d);
+    bench_set_registers(cpu, &after);
+    bool ambiguous;
+    struct kvm_undo undo;
+    bool ok = kvm_undo_exit(cpu, d->run, false, &ambiguous, &undo);
+    struct registers got = bench_registers(cpu);
+    unsigned carry = c->form->more & CARRY ? X86_CF : 0;
+    before.rflags &= ~(uint64_t)(X86_ARITHMETIC & ~carry);
+    got.rflags &= ~(uint64_t)(X86_ARITHMETIC & ~carry);
+    ok = ok && same_registers(&before, &got) && undo.length == c->length;
+    while (run(d, true))
+        ;
+    uint8_t report[8];
+    memcpy(report, d->run->mmio.data, sizeof report);
+    struct insn room[2];
+    bench_set_open(b, true);
+    ok = ok && x86_step(cpu, NULL, 0, room) == X86_LEAVE_LOOKUP;
+    bench_set_open(b, false);
+    struct registers again = bench_registers(cpu);
+    ok = ok && same_registers(&after, &again)
+      && !memcmp(b->machine.ram + d->run->mmio.phys_addr, report, d->run->mmio.len);
+    if (!ok) {
+        print_message("%s, %u-bit code, rip %lx, now %lx, found %u bytes\n", c->form->name, bits_of(c->width),
+                      (unsigned long)before.rip, (unsigned long)after.rip, undo.length);
+        print_code("code", c->bytes, c->length);
+        print_code("data", report, d->run->mmio.len);
+    }
+    assert_true(ok);
+}
+
+static void test_read_only(void **state)
+{
+    struct device *d = *state;
+    if (skipped(d))
+        skip();
+    struct kvm_userspace_memory_region region = {
+        .slot = 2, .guest_phys_addr = DEVICE, .memory_size = 0x1000, .flags = KVM_MEM_READONLY,
+        .userspace_addr = (uintptr_t)d->bench->machine.ram + DEVICE,
+    };
+    must(ioctl(d->vm, KVM_SET_USER_MEMORY_REGION, &region));
+    d->bench->read_only = true;
+    for (unsigned f = 0; f < sizeof modify_forms / sizeof *modify_forms; f++)
+        for (enum width width = CODE16; width <= CODE64; width <<= 1)
+            for (unsigned pick = 0; pick < ADDRESSINGS << 8; pick += PICKS_APART) {
+                struct coded c;
+                if ((modify_forms[f].widths & width) && encode(d->bench, &c, &modify_forms[f], width, pick))
+                    check_modify(d, &c);
+            }
+    print_message("%u instructions ran, %u of them unknown to the kernel's emulator\n", d->run_count, d->not_emulated);
+    assert_true(d->not_emulated < d->run_count / 4);
+}
+
 // ---- Reads -------------------------------------------------------------------------------------------------------
 
 // What KVM is given, and how much of it: as much as it asks for, and as often.
@@ -339,6 +402,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_writes, device_setup, device_teardown),
+        cmocka_unit_test_setup_teardown(test_read_only, device_setup, device_teardown),
         cmocka_unit_test_setup_teardown(test_reads, device_setup, device_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

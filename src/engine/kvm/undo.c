@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "engine/kvm/undo_fit.h"
+#include "engine/kvm/undo_modify.h"
 #include "engine/kvm/undo_read.h"
 
 static void take_bytes(struct kvm_undo *undo, const struct undo_code *code, unsigned back)
@@ -190,6 +191,8 @@ static bool undo_write(struct x86_cpu *cpu, const struct undo_report *wanted, bo
     take_bytes(undo, &code, found.finished ? found.insn.z.length : 0);
     memcpy(cpu->slot, found.gpr, sizeof found.gpr);
     cpu->rip = found.insn.rip;
+    if (undo_uses_carry(found.insn.z.mnemonic))
+        cpu->oszapc = (uint16_t)((cpu->oszapc & ~X86_HOST_CF) | (found.carry ? X86_HOST_CF : 0));
     if (undo->pending != KVM_PENDING_SKIP)
         cpu->rflags &= ~(uint64_t)X86_RF;
     return true;

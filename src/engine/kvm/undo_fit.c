@@ -5,10 +5,14 @@
 // the worked-out registers makes the same access and ends in the registers that KVM left. That holds for `proven`
 // ones; where the data came from a vector register, a device or a port, all but the data is compared, and such an
 // instruction is taken only where no proven one fits.
+//
+// A read-modify-write exits for its write where memory may be read and not written. What it made of the arithmetic flags
+// is left, but for a carry that went into its result: it makes the same of them again.
 #include "engine/kvm/undo_fit.h"
 
 #include <string.h>
 
+#include "engine/kvm/undo_modify.h"
 #include "x86/ops_condition.h"
 
 #define VALUE_BYTES 16
@@ -175,7 +179,7 @@ static bool port_fits(struct x86_cpu *cpu, const struct undo_report *report, str
     }
 }
 
-// ---- Memory ------------------------------------------------------------------------------------------------------
+// ---- Strings and the stack ---------------------------------------------------------------------------------------
 
 // STOS, MOVS, and INS, whose data came from its port.
 static bool string_fits(struct x86_cpu *cpu, const struct undo_report *report, struct undo_fit *fit)
@@ -253,6 +257,8 @@ static bool pop_fits(struct x86_cpu *cpu, const struct undo_report *report, stru
         && write_fits(cpu, report, linear, size, &value, fit);
 }
 
+// ---- Operands in memory ------------------------------------------------------------------------------------------
+
 // The condition of SETcc, from the low four bits of its opcode.
 static bool condition(const struct x86_cpu *cpu, unsigned code)
 {
@@ -279,9 +285,6 @@ static bool store_fits(struct x86_cpu *cpu, const struct undo_report *report, st
     const ZydisDecodedOperand *to = &insn->operand[0], *source = &insn->operand[1];
     struct value value = { .known = 0 };
     uint64_t linear;
-    if (insn->z.operand_count == 0 || !undo_is_memory(to) || !(to->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
-        || (to->actions & ZYDIS_OPERAND_ACTION_MASK_READ))
-        return false;
     unsigned size = to->size / 8;
     // FNSTCW and FNSTSW write nothing else; Zydis has them change the status word.
     bool alone = insn->z.mnemonic == ZYDIS_MNEMONIC_FNSTCW || insn->z.mnemonic == ZYDIS_MNEMONIC_FNSTSW;
@@ -298,6 +301,63 @@ static bool store_fits(struct x86_cpu *cpu, const struct undo_report *report, st
         && write_fits(cpu, report, linear, size, &value, fit);
 }
 
+// The register that a read-modify-write exchanged with its operand, as it was before. False: this cannot be told.
+static bool exchange_undo(const struct undo_report *report, struct undo_fit *fit, unsigned size, uint64_t old)
+{
+    const ZydisDecodedOperand *reg = &fit->insn.operand[1];
+    uint64_t written = 0, mask = ~0ull >> (64 - size * 8);
+    if (report->size != size || reg->type != ZYDIS_OPERAND_TYPE_REGISTER)
+        return false;
+    memcpy(&written, report->data, size);
+    unsigned offset = x86_emit_gpr(reg->reg.value), shift = offset % 8 * 8;
+    uint64_t *slot = &fit->gpr[offset / 8];
+    if ((*slot >> shift & mask) != old)
+        return false;
+    if (fit->insn.z.mnemonic == ZYDIS_MNEMONIC_XADD)
+        written -= old;
+    *slot = (*slot & ~(mask << shift)) | (written & mask) << shift;
+    return true;
+}
+
+static bool modify_fits(struct x86_cpu *cpu, const struct undo_report *report, struct undo_fit *fit)
+{
+    const struct undo_insn *insn = &fit->insn;
+    const ZydisDecodedOperand *to = &insn->operand[0];
+    struct undo_modify m = { .mnemonic = insn->z.mnemonic, .size = to->size / 8 };
+    struct value value;
+    uint64_t linear, result;
+    if (m.size > 8 || !undo_operand_linear(cpu, insn, to, fit->gpr, &linear)
+        || !undo_read_memory(cpu, linear, &m.old, m.size))
+        return false;
+    if (m.mnemonic == ZYDIS_MNEMONIC_XCHG || m.mnemonic == ZYDIS_MNEMONIC_XADD) {
+        if (!exchange_undo(report, fit, m.size, m.old))
+            return false;
+    } else if (m.mnemonic == ZYDIS_MNEMONIC_CMPXCHG && !(cpu->oszapc & X86_HOST_ZF)) {
+        return false;           // it failed, and what RAX was is lost
+    }
+    if (insn->z.operand_count_visible > 1) {
+        if (!value_from_operand(cpu, report, fit, &insn->operand[1], &value) || !value.known)
+            return false;
+        memcpy(&m.source, value.bytes, sizeof m.source);
+    }
+    if (undo_shifts(m.mnemonic)) {
+        bool third = m.mnemonic == ZYDIS_MNEMONIC_SHLD || m.mnemonic == ZYDIS_MNEMONIC_SHRD;
+        if (!value_from_operand(cpu, report, fit, &insn->operand[third ? 2 : 1], &value))
+            return false;
+        m.count = value.bytes[0];
+    }
+    bool now = cpu->oszapc & X86_HOST_CF;
+    for (unsigned n = 0; n < 2; n++) {
+        m.carry = fit->carry = n ? !now : now;
+        if (!undo_modified(&m, &result))
+            return false;
+        value_set(&value, result, m.size);
+        if (write_fits(cpu, report, linear, m.size, &value, fit))
+            return true;
+    }
+    return false;
+}
+
 static bool memory_fits(struct x86_cpu *cpu, const struct undo_report *report, struct undo_fit *fit)
 {
     if (fit->insn.string)
@@ -312,8 +372,12 @@ static bool memory_fits(struct x86_cpu *cpu, const struct undo_report *report, s
     case ZYDIS_CATEGORY_CALL:
         return false;
     default:
-        return store_fits(cpu, report, fit);
+        break;
     }
+    const ZydisDecodedOperand *to = &fit->insn.operand[0];
+    if (fit->insn.z.operand_count == 0 || !undo_is_memory(to) || !(to->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+        return false;
+    return to->actions & ZYDIS_OPERAND_ACTION_MASK_READ ? modify_fits(cpu, report, fit) : store_fits(cpu, report, fit);
 }
 
 // With 32-bit addresses KVM keeps the upper halves of a string instruction's registers, and processors clear them

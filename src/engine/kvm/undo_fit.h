@@ -21,6 +21,7 @@ struct undo_fit {
     uint64_t gpr[UNDO_GPRS];    // before it
     bool finished;              // RIP has left it
     bool more;                  // its write goes on behind the part that is reported
+    bool carry;                 // RFLAGS.CF before it, where it is one of its sources
     bool proven;                // what it writes is what was reported, byte for byte
 };
 
