@@ -89,8 +89,8 @@ static const struct kvm_cpuid_entry2 table_paravirtual[] = {
     R(0x40000001, 0, 0, 0x01007efb, 0x00000000, 0x00000000, 0x00000000),
 };
 
-// Made up after SDM vol. 2A, CPUID: an Intel server with 5-level paging, AVX-512, AMX, protection keys, CET, SGX, processor
-// trace and a PMU, and a KVM that offers all of it.
+// Made up after SDM vol. 2A, CPUID: an Intel server with 5-level paging, AVX-512, AMX, protection keys, CET, SGX,
+// processor trace and a PMU, and a KVM that offers all of it.
 static const struct kvm_cpuid_entry2 table_intel[] = {
     R(0x0, 0, 0, 0x0000001f, 0x756e6547, 0x6c65746e, 0x49656e69),
     R(0x1, 0, 0, 0x000606a6, 0x03100800, 0xfffab2af, 0x1fabfbff),

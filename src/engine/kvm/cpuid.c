@@ -167,8 +167,8 @@ static void leaf_power(const struct asked *a, uint32_t out[4])
     out[EAX] = always_running_timer;
 }
 
-// What changes how an instruction reaches memory is known to x86/ or not shown: an exit's one instruction is that room's to
-// run. So no protection keys, shadow stacks, 5-level paging, linear address masking.
+// What changes how an instruction reaches memory is known to x86/ or not shown: the one instruction of an exit is
+// that room's to run. So no protection keys, shadow stacks, 5-level paging, linear address masking.
 static void leaf_7(const struct asked *a, uint32_t out[4])
 {
     if (a->subleaf == 0) {
@@ -183,8 +183,8 @@ static void leaf_7(const struct asked *a, uint32_t out[4])
     }
 }
 
-// Topology, 0xb and 0x1f, as far as the guest sees that there are such leaves. Subleaves above the last say only what they
-// were asked and who asks.
+// Topology, 0xb and 0x1f, as far as the guest sees that there are such leaves. Subleaves above the last say only
+// what they were asked and who asks.
 static void leaf_topology(const struct asked *a, uint32_t out[4])
 {
     uint32_t max[4];
@@ -475,7 +475,7 @@ static uint32_t unnamed_subleaf(const struct places *p, size_t n)
     return subleaf;
 }
 
-// What KVM says by itself where the table has nothing: zero up to the class's last leaf, and for all AMD-like processors;
+// What KVM says by itself where the table has nothing: zero up to the class's last leaf, and for all of AMD's kin;
 // of a topology leaf's unnamed subleaves what it makes of the leaf's subleaf 1, which is what this file makes of them.
 static bool goes_without_saying(struct vp *vp, const struct place *place, const uint32_t out[4])
 {

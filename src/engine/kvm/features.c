@@ -6,7 +6,8 @@
 enum { EAX, EBX, ECX, EDX };
 enum bank { BANK_0, BANK_1, BANK_XSAVE, BANKS };
 
-// Features that cpuid.c never shows have no row. A feature with several rows is there when any of its bits is, and takes all of them away.
+// Features that cpuid.c never shows have no row. A feature with several rows is there when any of its bits is, and
+// takes all of them away.
 struct feature {
     union {
         WHV_PROCESSOR_FEATURES zero;

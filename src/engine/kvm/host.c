@@ -115,7 +115,7 @@ CHECKED static int ask_cpuid(int fd, struct kvm_cpuid2 **table)
     return -E2BIG;
 }
 
-// A partition knows its clock, on kernels before 5.16 only a processor. 0: KVM does not say.
+// A partition knows its clock, on kernels before 5.18 only a processor. 0: KVM does not say.
 CHECKED static int ask_clock(int vm, int vcpu, uint32_t *khz)
 {
     int answer = kvm_ioctl_value(vm, KVM_GET_TSC_KHZ, 0);
@@ -177,9 +177,9 @@ CHECKED static int try_table(int vcpu, struct kvm_cpuid2 *table, struct kvm_cpui
     return kvm_ioctl(vcpu, KVM_GET_CPUID2, *back);
 }
 
-// A KVM without hardware to help it runs some guest code where CPUID is the host's: it changes the table that it is given,
-// so that guests see what there is. Give it all that it says it supports, and see what that is worth; then a table
-// without features, and see which it has added.
+// A KVM without hardware to help it runs some guest code where CPUID is the host's: it changes the table that it is
+// given, so that guests see what there is. Give it all that it says it supports, and see what that is worth; then a
+// table without features, and see which it has added.
 CHECKED static int ask_forced(int vcpu, struct kvm_host *h)
 {
     struct kvm_cpuid2 *all = NULL, *none = NULL, *back = NULL;

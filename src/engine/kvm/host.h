@@ -12,7 +12,7 @@ struct kvm_host {
     int run_size;               // bytes to map of a processor
     uint32_t slots;             // how many memory slots a partition may have
     uint32_t max_processors;
-    uint32_t bus_ns;            // nanoseconds of an APIC bus cycle that a partition can have: 5 (200 MHz), else 1 (1 GHz)
+    uint32_t bus_ns;            // an APIC bus cycle that a partition can have: 5 ns (200 MHz), else 1 ns (1 GHz)
     uint32_t tsc_khz;
     bool memory_fault_info, read_only_memory, msr_exits, guest_debug, tsc_deadline, x2apic_ids;
     uint32_t sync_fields;       // KVM_SYNC_X86_*
@@ -20,8 +20,8 @@ struct kvm_host {
     struct kvm_cpuid2 *forced;  // of that, what every processor shows, whatever table it is given; likewise
 };
 
-// Looks once; but after an error (no file, no permission, out of memory or descriptors) every call looks again. Then what
-// it returns is good until the thread's next call, and of use only to say why. Any thread.
+// Looks once; but after an error (no file, no permission, out of memory or descriptors) every call looks again. Then
+// what it returns is good until the thread's next call, and of use only to say why. Any thread.
 const struct kvm_host *kvm_host(void);
 static inline bool kvm_host_usable(const struct kvm_host *h) { return !h->error && !h->lacking; }
 // A new descriptor of /dev/kvm, close-on-exec, or minus an errno.

@@ -9,9 +9,9 @@
 // KVM may exit for more than that.
 CHECKED HRESULT kvm_msr_exits(int vm, const struct property_values *properties);
 
-// The MSRs of REGISTER_MSR between a `struct x86_cpu` and KVM, in one call each. A set writes what differs from `before`,
-// which is what KVM has (NULL: everything, with one call more to read what KVM has). E_INVALIDARG: KVM refused a value;
-// nothing is changed then. A register that this kernel lacks is left as it is in the view.
+// The MSRs of REGISTER_MSR between a `struct x86_cpu` and KVM, in one call each. A set writes what differs from
+// `before`, which is what KVM has (NULL: everything, with one call more to read what KVM has). E_INVALIDARG: KVM
+// refused a value; nothing is changed then. A register that this kernel lacks is left as it is in the view.
 struct x86_cpu;
 CHECKED HRESULT kvm_msr_fetch(int fd, struct x86_cpu *cpu);
 CHECKED HRESULT kvm_msr_store(int fd, const struct x86_cpu *cpu, const struct x86_cpu *before);
