@@ -65,6 +65,7 @@ static const struct form forms[] = {
     { "push fs", PUSH, { 0x0f, 0xa0 }, 2, 0, 0, 0, ALL, 0 },
     { "push cs", PUSH, { 0x0e }, 1, 0, 0, 0, CODE16 | CODE32, 0 },
     { "pushf", PUSH, { 0x9c }, 1, 0, 0, 0, ALL, 0 },
+    { "pusha", PUSH, { 0x60 }, 1, 0, 0, 0, CODE16 | CODE32, 0 },
     { "push m", PUSH_MEMORY, { 0xff }, 1, 6, 0, 0, ALL, 0 },
     { "pop m", POP_MEMORY, { 0x8f }, 1, 0, 0, 0, ALL, 0 },
     { "stosb", STOS, { 0xaa }, 1, 0, 1, 0, ALL, 0 },
@@ -379,6 +380,8 @@ static void aim(struct bench *b, struct coded *c, uint64_t device, uint64_t data
         aim_operand(b, c, to);
         break;
     case PUSH: case CALL:
+        if (c->form->opcode[0] == 0x60)
+            device += c->size * 7;
         aim_register(b, X86_RSP, device + c->size - base_of(cpu, X86_SS), stack_bits(c), false);
         break;
     case PUSH_MEMORY:
@@ -463,9 +466,10 @@ static struct scene prepare(struct bench *b, struct coded *c, bool ordinary)
     if (c->size == 16)
         gpa &= ~15ull;
     // Across an end of the device, into memory or out of it.
-    // (The slot of a pushed selector is wider than what is written.)
-    bool selector = c->form->kind == PUSH && (c->form->opcode[0] == 0x0e || c->form->opcode[0] == 0x0f);
-    bool across = c->size > 1 && c->size < 16 && !selector && !b->read_only && !(bench_random(b) & 7);
+    // (The slot of a pushed selector is wider than what is written, and PUSHA writes more than once.)
+    bool odd = c->form->kind == PUSH && (c->form->opcode[0] == 0x0e || c->form->opcode[0] == 0x0f
+                                              || c->form->opcode[0] == 0x60);
+    bool across = c->size > 1 && c->size < 16 && !odd && !b->read_only && !(bench_random(b) & 7);
     if (across)
         gpa = DEVICE + (bench_random(b) & 1 ? 0x1000 : 0) - 1 - bench_random(b) % (c->size - 1);
     bench_mode(b, c->width);

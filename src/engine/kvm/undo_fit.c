@@ -212,6 +212,21 @@ static void stack_undo(const struct x86_cpu *cpu, struct undo_fit *fit, uint64_t
     fit->gpr[X86_RSP] = undo_add(fit->gpr[X86_RSP], undo_stack_mask(cpu), size);
 }
 
+// PUSHA: eight writes, RAX first. The kernel goes on behind one that it has to report, and reports the last of those.
+static bool push_all_fits(struct x86_cpu *cpu, const struct undo_report *report, struct undo_fit *fit, unsigned size)
+{
+    uint64_t mask = undo_stack_mask(cpu);
+    struct value value;
+    stack_undo(cpu, fit, 8 * size);
+    for (unsigned n = 0; n < 8; n++) {
+        uint64_t offset = (cpu->slot[X86_RSP] + n * size) & mask;
+        value_set(&value, fit->gpr[X86_RDI - n], size);
+        if (write_fits(cpu, report, undo_segment_linear(cpu, X86_SS, offset), size, &value, fit))
+            return true;
+    }
+    return false;
+}
+
 static bool push_fits(struct x86_cpu *cpu, const struct undo_report *report, struct undo_fit *fit)
 {
     const struct undo_insn *insn = &fit->insn;
@@ -220,6 +235,8 @@ static bool push_fits(struct x86_cpu *cpu, const struct undo_report *report, str
     if (!slot)
         return false;
     unsigned size = slot->size / 8;
+    if (insn->z.mnemonic == ZYDIS_MNEMONIC_PUSHA || insn->z.mnemonic == ZYDIS_MNEMONIC_PUSHAD)
+        return push_all_fits(cpu, report, fit, size / 8);
     stack_undo(cpu, fit, size);
     switch (insn->z.mnemonic) {
     case ZYDIS_MNEMONIC_PUSHF: case ZYDIS_MNEMONIC_PUSHFD: case ZYDIS_MNEMONIC_PUSHFQ:
