@@ -83,7 +83,7 @@ static inline void bench_set_open(struct bench *b, bool open)
 }
 
 // A mode with segments that do not begin at 0. Code begins at 0x20000 in each.
-static void bench_mode(struct bench *b, enum width width)
+static inline void bench_mode(struct bench *b, enum width width)
 {
     struct x86_cpu *cpu = &b->machine.cpu;
     cpu->cr3 = cpu->cr4 = cpu->efer = 0;
@@ -116,7 +116,7 @@ static inline unsigned bits_of(enum width width) { return width == CODE16 ? 16 :
 
 static inline uint64_t mask_of(unsigned bits) { return bits == 64 ? ~0ull : (1ull << bits) - 1; }
 
-static void bench_random_registers(struct bench *b, enum width width)
+static inline void bench_random_registers(struct bench *b, enum width width)
 {
     struct x86_cpu *cpu = &b->machine.cpu;
     for (unsigned n = 0; n < (width == CODE64 ? 16u : 8u); n++)
@@ -147,7 +147,7 @@ static inline void print_code(const char *what, const uint8_t *code, unsigned le
 }
 
 // The same registers, or print where they differ.
-static bool same_registers(const struct registers *wanted, const struct registers *got)
+static inline bool same_registers(const struct registers *wanted, const struct registers *got)
 {
     static const char *const names[] = { "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10",
                                          "r11", "r12", "r13", "r14", "r15" };
