@@ -207,7 +207,7 @@ struct x86_tlb_log { uint16_t count[2]; uint16_t index[2][X86_TLB_LOG]; };   // 
 struct x86_walk_cache {
     uint64_t epoch, region, table;
     uint8_t *host;
-    bool user, write, execute, writable, watched;
+    bool user, write, execute, plain;
 };
 #define X86_WALK_2M 256u        // powers of two
 #define X86_WALK_1G 16u

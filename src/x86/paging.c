@@ -27,7 +27,7 @@ struct entry {
     uint64_t gpa;
     uint64_t value;
     bool wide;          // 8 bytes, else 4
-    bool writable, watched;     // the memory that it lies in
+    bool plain;         // the memory that it lies in may be written, and nobody has to be told
 };
 
 struct walk {
@@ -66,16 +66,14 @@ static bool walk_fault(struct walk *w, uint32_t cause)
     return false;
 }
 
-// Take the entry at `gpa`, in a table that lies in `page`, as the next level's. Another processor may be
-// changing it: one access.
-static bool walk_entry(struct walk *w, uint64_t gpa, const struct x86_page *page, bool wide)
+// Take the entry at `host` as the next level's. Another processor may be changing it: one access.
+static bool walk_entry(struct walk *w, uint64_t gpa, uint8_t *host, bool plain, bool wide)
 {
     struct entry *e = &w->entry[w->entries++];
-    e->host = page->host + (gpa & X86_PAGE_MASK);
+    e->host = host;
     e->gpa = gpa;
     e->wide = wide;
-    e->writable = page->write;
-    e->watched = page->watched;
+    e->plain = plain;
     if (wide)
         e->value = atomic_load_explicit((_Atomic uint64_t *)e->host, memory_order_relaxed);
     else
@@ -91,7 +89,7 @@ static bool walk_read(struct walk *w, uint64_t gpa, bool wide)
     w->cpu->bus->page(w->cpu, gpa & ~X86_PAGE_MASK, &page);
     if (!page.host || !page.read || page.device)
         return walk_missing(w, gpa, false);
-    return walk_entry(w, gpa, &page, wide);
+    return walk_entry(w, gpa, page.host + (gpa & X86_PAGE_MASK), page.write && !page.watched, wide);
 }
 
 // Take an entry's rights into the result; `reserved` are the bits that must be clear.
@@ -151,9 +149,8 @@ static struct x86_walk_cache *walk_cached(struct x86_cpu *cpu, uint64_t linear, 
                        : &cpu->walk_1g[linear >> 30 & (X86_WALK_1G - 1)];
 }
 
-// Start at a cached table instead of the top: `table` and `shift` move down to it, `page` is the memory that
-// it lies in.
-static bool walk_start(struct walk *w, uint64_t *table, unsigned *shift, struct x86_page *page)
+// Start at a cached table instead of the top: `table` and `shift` move down to it.
+static bool walk_start(struct walk *w, uint64_t *table, unsigned *shift, uint8_t **host, bool *plain)
 {
     for (unsigned level = 12; level <= 21; level += 9) {
         const struct x86_walk_cache *c = walk_cached(w->cpu, w->linear, level);
@@ -164,7 +161,8 @@ static bool walk_start(struct walk *w, uint64_t *table, unsigned *shift, struct 
         w->r.t.execute = c->execute;
         *table = c->table;
         *shift = level;
-        *page = (struct x86_page){ .host = c->host, .write = c->writable, .watched = c->watched };
+        *host = c->host;
+        *plain = c->plain;
         return true;
     }
     return false;
@@ -181,8 +179,7 @@ static void walk_remember(const struct walk *w)
     *c = (struct x86_walk_cache){
         .epoch = w->cpu->tlb_epoch, .region = w->linear >> (shift + 9),
         .table = leaf->gpa & ~X86_PAGE_MASK, .host = (uint8_t *)((uintptr_t)leaf->host & ~(uintptr_t)X86_PAGE_MASK),
-        .user = w->above.user, .write = w->above.write, .execute = w->above.execute,
-        .writable = leaf->writable, .watched = leaf->watched,
+        .user = w->above.user, .write = w->above.write, .execute = w->above.execute, .plain = leaf->plain,
     };
 }
 
@@ -190,12 +187,14 @@ static void walk_remember(const struct walk *w)
 // 4.4, 4.5).
 static bool walk_wide(struct walk *w, uint64_t table, unsigned shift, uint64_t reserved)
 {
-    struct x86_page page;
-    bool cached = w->cache && walk_start(w, &table, &shift, &page);
+    uint8_t *host = NULL;
+    bool plain = false;
+    bool cached = w->cache && walk_start(w, &table, &shift, &host, &plain);
     for (;; shift -= 9, cached = false) {
         uint64_t offset = (w->linear >> shift & 0x1ff) << 3;
         w->above = w->r.t;
-        if (!(cached ? walk_entry(w, table | offset, &page, true) : walk_read(w, table | offset, true)))
+        if (!(cached ? walk_entry(w, table | offset, host + offset, plain, true)
+                     : walk_read(w, table | offset, true)))
             return false;
         uint64_t value = w->entry[w->entries - 1].value;
         bool large = (value & PTE_PS) && shift != 12;
@@ -247,34 +246,49 @@ static bool walk_permitted(struct walk *w)
     return ok || walk_fault(w, ERROR_P);
 }
 
+// The memory of an entry that is about to be changed, where it is not plain.
+static bool walk_may_write(struct walk *w, const struct entry *e)
+{
+    struct x86_page page = { 0 };
+    w->cpu->bus->page(w->cpu, e->gpa & ~X86_PAGE_MASK, &page);
+    if (!page.write)
+        return walk_missing(w, e->gpa, true);
+    if (page.watched)
+        w->cpu->bus->written(w->cpu, e->gpa);
+    return true;
+}
+
 enum mark { MARK_DONE, MARK_AGAIN, MARK_MISSING };
+
+// Rare, and kept out of the walk, which every TLB miss goes through.
+static __attribute__((noinline)) enum mark mark_entry(struct walk *w, const struct entry *e, uint64_t want)
+{
+    bool same;
+    if (!e->plain && !walk_may_write(w, e))
+        return MARK_MISSING;
+    if (e->wide) {
+        uint64_t seen = e->value;
+        same = atomic_compare_exchange_strong((_Atomic uint64_t *)e->host, &seen, want);
+    } else {
+        uint32_t seen = (uint32_t)e->value;
+        same = atomic_compare_exchange_strong((_Atomic uint32_t *)e->host, &seen, (uint32_t)want);
+    }
+    return same ? MARK_DONE : MARK_AGAIN;
+}
 
 // Set accessed and dirty bits (SDM vol. 3A 4.8). An entry that changed since it was read makes the walk start
 // again.
 static enum mark walk_mark(struct walk *w)
 {
     for (unsigned n = 0; n < w->entries; n++) {
-        struct entry *e = &w->entry[n];
+        const struct entry *e = &w->entry[n];
         bool leaf = n == w->entries - 1;
         uint64_t want = e->value | PTE_A | (leaf && (w->access & X86_WRITE) ? PTE_D : 0);
         if (want == e->value)
             continue;
-        if (!e->writable) {
-            walk_missing(w, e->gpa, true);
-            return MARK_MISSING;
-        }
-        if (e->watched)
-            w->cpu->bus->written(w->cpu, e->gpa);
-        bool same;
-        if (e->wide) {
-            uint64_t seen = e->value;
-            same = atomic_compare_exchange_strong((_Atomic uint64_t *)e->host, &seen, want);
-        } else {
-            uint32_t seen = (uint32_t)e->value;
-            same = atomic_compare_exchange_strong((_Atomic uint32_t *)e->host, &seen, (uint32_t)want);
-        }
-        if (!same)
-            return MARK_AGAIN;
+        enum mark mark = mark_entry(w, e, want);
+        if (mark != MARK_DONE)
+            return mark;
         if (leaf)
             w->r.t.dirty = (want & PTE_D) != 0;
     }
