@@ -4,6 +4,9 @@
 // processors that the entry's destination reaches; of edge interrupts with such a vector too. So an entry to everybody
 // is made when a vector is first requested with level trigger, or comes with a restored state, and whether the exit is
 // passed on is what the processor's trigger mode register says: it follows the last acceptance of the vector there.
+// KVM tells when it next enters the guest. Where hardware runs the guest, that is before the next instruction. Where
+// KVM's emulator does, it goes on without entering, also into a halt, and has room for one vector: the engine must have
+// such a processor stop after each instruction for as long as kvm_apic_level_waiting says so.
 //
 // Destinations. A device's 8-bit destination of all ones is everybody, in xAPIC and x2APIC mode alike; so is one of 32
 // bits. KVM's broadcast for the one mode does not reach processors in the other: what goes to everybody goes twice.
@@ -41,6 +44,8 @@ CHECKED HRESULT kvm_apic_request(struct kvm_apic *a, const WHV_INTERRUPT_CONTROL
 CHECKED HRESULT kvm_apic_local_interrupt(struct kvm_apic *a, int fd, uint64_t base, const WHV_INTERRUPT_CONTROL *interrupt);
 // Whether KVM's EOI exit of this vector is one to tell of. The processor has just exited for it.
 CHECKED HRESULT kvm_apic_tells_eoi(int fd, uint32_t vector, bool *tells);
+// Whether a level-triggered interrupt has been requested and not ended. The processor stands still.
+CHECKED HRESULT kvm_apic_level_waiting(int fd, bool *waiting);
 
 // The 4,096-byte register page at 16-byte stride (WHP's standard form), whatever the APIC's mode. The processor stands
 // still.

@@ -204,7 +204,7 @@ static void overlay(struct kvm_lapic_state *state, uint64_t base, const uint8_t 
     }
 }
 
-// Level-triggered interrupts that wait or are in service: the EOI of each is to be told.
+// Level-triggered interrupts that wait or are in service: the EOI of each is to be told. Adds to `vectors`.
 static void level_vectors(const struct kvm_lapic_state *state, uint64_t vectors[4])
 {
     for (unsigned word = 0; word < 8; word++) {
@@ -212,6 +212,18 @@ static void level_vectors(const struct kvm_lapic_state *state, uint64_t vectors[
                       & (apic_register(state, APIC_IRR + word * 16) | apic_register(state, APIC_ISR + word * 16));
         vectors[word / 2] |= bits << word % 2 * 32;
     }
+}
+
+HRESULT kvm_apic_level_waiting(int fd, bool *waiting)
+{
+    struct kvm_lapic_state state;
+    uint64_t vectors[4] = { 0 };
+    int answer = kvm_ioctl(fd, KVM_GET_LAPIC, &state);
+    if (answer < 0)
+        return kvm_hresult(answer);
+    level_vectors(&state, vectors);
+    *waiting = vectors[0] | vectors[1] | vectors[2] | vectors[3];
+    return S_OK;
 }
 
 HRESULT kvm_apic_set_page(struct kvm_apic *a, int fd, uint64_t base, const uint8_t page[KVM_APIC_PAGE_SIZE],

@@ -58,6 +58,7 @@ static HRESULT kvm_setup(struct partition *p)
     for (unsigned n = 0; n < PARTITION_MAX_PROCESSORS; n++)
         kvm->kept[n].fd = -1;
     kvm->apic = p->properties.apic_mode != WHvX64LocalApicEmulationModeNone;
+    kvm->eoi_late = kvm->apic && !kvm_host()->hardware;
     HRESULT hr = create_vm(kvm);
     if (SUCCEEDED(hr) && p->properties.extended_vm_exits.X64MsrExit)
         hr = kvm_msr_exits(kvm->vm, &p->properties);
@@ -154,10 +155,12 @@ static HRESULT kvm_set_page(struct vp *vp, const void *page)
 {
     struct kvm_vcpu *v = vp->engine_data;
     kvm_vcpu_stop(v);
-    HRESULT hr = kvm_state_fetch(v, KVM_GROUP_APIC);
+    HRESULT hr = kvm_state_store_apic_base(v);
     if (SUCCEEDED(hr))
-        hr = kvm_apic_set_page(&v->kvm->interrupts, v->fd, v->run->s.regs.sregs.apic_base, page, v->apic_before);
-    v->fresh &= ~(uint32_t)KVM_GROUP_APIC;
+        hr = kvm_apic_set_page(&v->kvm->interrupts, v->fd, v->apic_base, page, NULL);
+    if (SUCCEEDED(hr))          // CR8 goes with the special registers, and would undo what the page says of it
+        v->run->s.regs.sregs.cr8 = ((const uint8_t *)page)[0x80] >> 4;
+    v->watch_eoi = true;
     kvm_vcpu_go(v);
     return hr;
 }
@@ -175,19 +178,42 @@ static HRESULT kvm_translate_gva(struct vp *vp, gva_t gva, WHV_TRANSLATE_GVA_FLA
     return S_OK;
 }
 
+// Where KVM tells of EOIs late, processors are made to look at each instruction before the interrupt is on its way.
+static HRESULT request_level(struct kvm_partition *kvm, const WHV_INTERRUPT_CONTROL *interrupt)
+{
+    pthread_rwlock_rdlock(&kvm->vcpus_lock);
+    atomic_fetch_add(&kvm->level_requests, 1);
+    for (unsigned n = 0; n < PARTITION_MAX_PROCESSORS; n++) {
+        struct kvm_vcpu *v = kvm->vcpus[n];
+        if (!v)
+            continue;
+        kvm_vcpu_stop(v);
+        v->watch_eoi = true;
+        kvm_vcpu_go(v);
+    }
+    HRESULT hr = kvm_apic_request(&kvm->interrupts, interrupt);
+    atomic_fetch_sub(&kvm->level_requests, 1);
+    pthread_rwlock_unlock(&kvm->vcpus_lock);
+    return hr;
+}
+
 static HRESULT kvm_request_interrupt(struct partition *p, const WHV_INTERRUPT_CONTROL *interrupt)
 {
     struct kvm_partition *kvm = p->engine_data;
     HRESULT hr = S_OK;
-    if (interrupt->Type != WHvX64InterruptTypeLocalInt1)
-        return kvm_apic_request(&kvm->interrupts, interrupt);
+    if (interrupt->Type != WHvX64InterruptTypeLocalInt1) {
+        bool level = interrupt->TriggerMode == WHvX64InterruptTriggerModeLevel;
+        return level && kvm->eoi_late ? request_level(kvm, interrupt) : kvm_apic_request(&kvm->interrupts, interrupt);
+    }
     pthread_rwlock_rdlock(&kvm->vcpus_lock);
     for (unsigned n = 0; n < PARTITION_MAX_PROCESSORS && SUCCEEDED(hr); n++) {
         struct kvm_vcpu *v = kvm->vcpus[n];
         if (!v)
             continue;
         kvm_vcpu_stop(v);
-        hr = kvm_apic_local_interrupt(&kvm->interrupts, v->fd, v->run->s.regs.sregs.apic_base, interrupt);
+        hr = kvm_state_store_apic_base(v);
+        if (SUCCEEDED(hr))
+            hr = kvm_apic_local_interrupt(&kvm->interrupts, v->fd, v->apic_base, interrupt);
         kvm_vcpu_go(v);
     }
     pthread_rwlock_unlock(&kvm->vcpus_lock);

@@ -11,6 +11,7 @@
 #include "x86/system.h"
 
 #define MSR_TSC 0x10u
+#define MSR_APIC_BASE 0x1bu
 #define MSR_TSC_ADJUST 0x3bu
 #define MSR_TSC_DEADLINE 0x6e0u
 #define APIC_BASE_RESET 0xfee00800ull
@@ -270,16 +271,33 @@ static HRESULT store_activity(struct kvm_vcpu *v)
 static HRESULT fetch_msrs(struct kvm_vcpu *v) { return kvm_msr_fetch(v->fd, &v->p.cpu); }
 static HRESULT store_msrs(struct kvm_vcpu *v) { return kvm_msr_store(v->fd, &v->p.cpu, NULL); }
 
+HRESULT kvm_state_store_apic_base(struct kvm_vcpu *v)
+{
+    uint64_t base = v->run->s.regs.sregs.apic_base;
+    if (v->apic_base == base)
+        return S_OK;
+    HRESULT hr = kvm_msr_set(v->fd, MSR_APIC_BASE, base);
+    if (SUCCEEDED(hr))
+        v->apic_base = base;
+    return hr;
+}
+
 static HRESULT fetch_apic(struct kvm_vcpu *v)
 {
-    HRESULT hr = kvm_apic_get_page(v->fd, v->run->s.regs.sregs.apic_base, v->apic_page);
+    HRESULT hr = kvm_state_store_apic_base(v);
+    if (SUCCEEDED(hr))
+        hr = kvm_apic_get_page(v->fd, v->apic_base, v->apic_page);
     memcpy(v->apic_before, v->apic_page, sizeof v->apic_before);
     return hr;
 }
 
 static HRESULT store_apic(struct kvm_vcpu *v)
 {
-    return kvm_apic_set_page(&v->kvm->interrupts, v->fd, v->run->s.regs.sregs.apic_base, v->apic_page, v->apic_before);
+    HRESULT hr = kvm_state_store_apic_base(v);
+    if (SUCCEEDED(hr))
+        hr = kvm_apic_set_page(&v->kvm->interrupts, v->fd, v->apic_base, v->apic_page, v->apic_before);
+    v->watch_eoi = true;
+    return hr;
 }
 
 static const struct { uint32_t group; HRESULT (*fetch)(struct kvm_vcpu *v); HRESULT (*store)(struct kvm_vcpu *v); }
@@ -302,7 +320,7 @@ HRESULT kvm_state_fetch(struct kvm_vcpu *v, uint32_t wanted)
         HRESULT hr = groups[n].fetch(v);
         if (FAILED(hr))
             return hr;
-        if (groups[n].group != KVM_GROUP_TSC)       // which goes on by itself
+        if (!(groups[n].group & (KVM_GROUP_TSC | KVM_GROUP_APIC)))      // which go on by themselves
             v->fresh |= groups[n].group;
     }
     return S_OK;
@@ -325,6 +343,8 @@ void kvm_state_prepare_run(struct kvm_vcpu *v)
 {
     struct kvm_run *run = v->run;
     uint32_t changed = v->changed & KVM_GROUPS_SYNCED;
+    if (v->apic_base != run->s.regs.sregs.apic_base)
+        changed |= REGISTER_SYSTEM;
     run->kvm_valid_regs = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS;
     run->kvm_dirty_regs = 0;
     if (!changed)
@@ -345,6 +365,7 @@ void kvm_state_prepare_run(struct kvm_vcpu *v)
 
 void kvm_state_after_run(struct kvm_vcpu *v)
 {
+    v->apic_base = v->run->s.regs.sregs.apic_base;
     load_general(v);
     load_system(v);
     load_events(v);

@@ -98,6 +98,10 @@ static HRESULT set_up(struct kvm_vcpu *v, bool used)
     kvm_state_reset(v);
     if (used)
         hr = reset_kvm_vcpu(v);
+    if (!used)
+        v->apic_base = v->run->s.regs.sregs.apic_base;
+    else if (SUCCEEDED(hr))
+        hr = kvm_state_store_apic_base(v);
     // KVM looks for the destinations of messages in a map that it does not make anew for a processor that is only created.
     if (SUCCEEDED(hr) && v->kvm->apic)
         hr = kvm_apic_reset(&v->kvm->interrupts, v->fd, vp->index);
@@ -317,6 +321,18 @@ static HRESULT enter(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEX
     return kvm_exit(v, step, exit);
 }
 
+// Step while a level-triggered interrupt is under way, so that its EOI is told when it happens (apic.h).
+static HRESULT watch_eoi(struct kvm_vcpu *v)
+{
+    bool waiting = atomic_load(&v->kvm->level_requests) != 0;
+    HRESULT hr = S_OK;
+    if (!waiting && v->watch_eoi)
+        hr = kvm_apic_level_waiting(v->fd, &waiting);
+    v->watch_eoi = waiting;
+    v->single_step |= waiting;
+    return hr;
+}
+
 static HRESULT run_step(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     HRESULT hr = S_OK;
@@ -348,6 +364,8 @@ static HRESULT run_step(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CON
             return S_OK;
         }
     }
+    if (SUCCEEDED(hr) && v->kvm->eoi_late)
+        hr = watch_eoi(v);
     if (SUCCEEDED(hr) && (v->debug_control || v->single_step || v->kvm->debug_exceptions))
         hr = guest_debug(v);
     if (FAILED(hr))

@@ -42,6 +42,8 @@ struct kvm_partition {
     int vm;
     bool apic;                          // XApic or X2Apic
     struct kvm_apic interrupts;
+    bool eoi_late;                      // KVM tells of an EOI late: processors stop after each instruction meanwhile
+    _Atomic unsigned level_requests;    // level-triggered interrupts on their way to processors, where eoi_late
     struct kvm_slots slots;
     pthread_rwlock_t memory_gate;
     _Atomic(struct kvm_vcpu *) vcpus[PARTITION_MAX_PROCESSORS];
@@ -77,10 +79,12 @@ struct kvm_vcpu {
     struct kvm_undo_registers before;
     bool pending_in_kvm;                // p.pending is what KVM has: it will deliver it
     struct x86_exception pending_of_kvm;
+    bool watch_eoi;                     // eoi_late: a level-triggered interrupt may be under way here
     bool single_step;                   // wait for something that KVM does not tell of, instruction by instruction
     uint32_t debug_control;             // KVM_SET_GUEST_DEBUG as last set
     uint64_t debug_registers[8];
     uint32_t mp_state;                  // KVM_GROUP_ACTIVITY
+    uint64_t apic_base;                 // as KVM has it; 0: not known
     struct kvm_tsc_registers tsc;       // KVM_GROUP_TSC
     uint8_t apic_page[KVM_APIC_PAGE_SIZE], apic_before[KVM_APIC_PAGE_SIZE];    // KVM_GROUP_APIC, and as fetched
     struct kvm_xsave xsave;             // what FPU registers come in
@@ -103,6 +107,8 @@ CHECKED HRESULT kvm_state_fetch(struct kvm_vcpu *v, uint32_t groups);
 // Everything that is `changed`, but the synchronised groups: those go with the next KVM_RUN (kvm_state_prepare_run).
 // E_INVALIDARG: KVM refuses the values; what it refused stays changed.
 CHECKED HRESULT kvm_state_store(struct kvm_vcpu *v);
+// The APIC's base alone: its state has another form in another mode.
+CHECKED HRESULT kvm_state_store_apic_base(struct kvm_vcpu *v);
 void kvm_state_prepare_run(struct kvm_vcpu *v);
 // After KVM_RUN: the synchronised groups are fresh, nothing else is.
 void kvm_state_after_run(struct kvm_vcpu *v);
