@@ -89,7 +89,7 @@ static void check_write(struct bench *b, struct coded *c, bool exact)
     struct registers after = bench_registers(cpu);
     report(b, c, &before, gpa, scene.data);
     bool ambiguous;
-    struct kvm_undo undo;
+    struct kvm_undo undo = { 0 };
     bool ok = bench_undo(b, true, &ambiguous, &undo);
     if (!ok || ambiguous) {
         print_message("not found\n");

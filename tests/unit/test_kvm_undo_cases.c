@@ -213,6 +213,23 @@ static void test_ins_writes(void **state)
     assert_int_equal(undo.writes[0].size, 24);
 }
 
+// The same place again, with the same instruction and then with another one.
+static void test_places_seen(void **state)
+{
+    struct bench *b = *state;
+    static const struct { const char *code; unsigned length, at, size; } cases[] = {
+        { "\x66\xef", 2, 0x400, 2 }, { "\x66\xef", 2, 0x400, 2 }, { "\x90\xef", 2, 0x401, 4 }, { "\x90\xee", 2, 0x401, 1 },
+        { "\x90\xee", 2, 0x401, 1 }, { "\x66\xef", 2, 0x400, 2 },
+    };
+    for (unsigned n = 0; n < sizeof cases / sizeof *cases; n++) {
+        struct x86_cpu *cpu = code_at(b, 0x400, cases[n].code, cases[n].length, cases[n].length);
+        report_port(b, true, 0x1234, cases[n].size, 1, &cpu->slot[X86_RAX]);
+        assert_true(bench_undo(b, false, &ambiguous, &undo));
+        assert_int_equal(undo.rip, cases[n].at);
+        assert_int_equal(cpu->rip, cases[n].at);
+    }
+}
+
 // ---- Code that is not where it was -------------------------------------------------------------------------------
 
 static void test_code_gone(void **state)
@@ -454,7 +471,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         CASE(test_hardware_in), CASE(test_hardware_out), CASE(test_hardware_out_skipped), CASE(test_two_outs),
         CASE(test_out_after_likenesses), CASE(test_wrong_port_or_data), CASE(test_outs_of_many),
-        CASE(test_source_changed), CASE(test_repetition_told_by_rf), CASE(test_ins_writes), CASE(test_code_gone),
+        CASE(test_source_changed), CASE(test_repetition_told_by_rf), CASE(test_ins_writes), CASE(test_places_seen), CASE(test_code_gone),
         CASE(test_code_out_of_reach), CASE(test_first_of_its_page), CASE(test_end_of_segment),
         CASE(test_more_in_the_next_page), CASE(test_feeding), CASE(test_not_feeding), CASE(test_not_plain),
         CASE(test_changes_fpu),

@@ -186,7 +186,7 @@ static void check_write(struct device *d, struct coded *c)
     struct registers after = registers_from_kvm(d);
     bench_set_registers(cpu, &after);
     bool ambiguous;
-    struct kvm_undo undo;
+    struct kvm_undo undo = { 0 };
     bool ok = kvm_undo_exit(cpu, d->run, false, &ambiguous, &undo);
     if (ambiguous) {
         struct registers unchanged = bench_registers(cpu);
@@ -253,7 +253,7 @@ static void check_modify(struct device *d, struct coded *c)
     struct registers after = registers_from_kvm(d);
     bench_set_registers(cpu, &after);
     bool ambiguous;
-    struct kvm_undo undo;
+    struct kvm_undo undo = { 0 };
     bool ok = kvm_undo_exit(cpu, d->run, false, &ambiguous, &undo);
     struct registers got = bench_registers(cpu);
     unsigned carry = c->form->more & CARRY ? X86_CF : 0;
@@ -341,7 +341,7 @@ static void check_read(struct device *d, struct coded *c, uint8_t *was)
     struct registers now = registers_from_kvm(d);
     bench_set_registers(cpu, &now);
     bool ambiguous;
-    struct kvm_undo undo;
+    struct kvm_undo undo = { 0 };
     uint8_t given[8], fed[8] = { 0 };
     bool plain = (c->form->more & PLAIN) && (at_port(c->form) || !scene.across);
     bool ok = kvm_undo_exit(cpu, d->run, false, &ambiguous, &undo);

@@ -78,14 +78,31 @@ static bool fits_back(struct x86_cpu *cpu, const struct undo_report *report, con
         && (call ? undo_fits_call(cpu, report, fit) : undo_fits(cpu, report, fit));
 }
 
+// What of a search stays the same.
+struct search {
+    struct x86_cpu *cpu;
+    struct undo_report report;
+    struct kvm_undo *undo;
+    struct undo_code code;      // around the instruction's end, or around RIP where that is still on it
+};
+
+static uint8_t *seen_length(struct kvm_undo *undo, uint64_t end, bool make)
+{
+    unsigned n = (unsigned)(end ^ end >> 4) & (KVM_UNDO_SEEN - 1);
+    if (undo->seen[n].end != end && make)
+        undo->seen[n].length = 0;
+    if (make)
+        undo->seen[n].end = end;
+    return undo->seen[n].end == end ? &undo->seen[n].length : NULL;
+}
+
 // Look at all instructions that end at the code's place.
-static bool find_before(struct x86_cpu *cpu, const struct undo_report *report, const struct undo_code *code, bool call,
-                        struct undo_fit *found)
+static bool search_before(struct search *s, bool call, struct undo_fit *found)
 {
     struct undo_fit fit;
     unsigned lengths = 0, repeated = 0, kept = 0;
-    for (unsigned n = 1; n <= ZYDIS_MAX_INSTRUCTION_LENGTH && n <= code->before; n++) {
-        if (!fits_back(cpu, report, code, n, call, &fit))
+    for (unsigned n = 1; n <= ZYDIS_MAX_INSTRUCTION_LENGTH && n <= s->code.before; n++) {
+        if (!fits_back(s->cpu, &s->report, &s->code, n, call, &fit))
             continue;
         if (kept && found->proven && !fit.proven)
             continue;
@@ -100,10 +117,24 @@ static bool find_before(struct x86_cpu *cpu, const struct undo_report *report, c
     if (!(lengths & (lengths - 1)))
         return lengths != 0;
     // A repetition at its end is likelier than one element with a count of 0 behind what looks like a prefix.
-    unsigned chosen = most_travelled(cpu, code, lengths);
+    struct undo_code more;
+    undo_fetch(s->cpu, s->code.rip, UNDO_BEFORE, &more);
+    unsigned chosen = most_travelled(s->cpu, &more, lengths);
     if (!chosen)
         chosen = (unsigned)__builtin_ctz(repeated ? repeated : lengths);
-    return chosen == kept || fits_back(cpu, report, code, chosen, call, found);
+    return chosen == kept || fits_back(s->cpu, &s->report, &s->code, chosen, call, found);
+}
+
+static bool find_before(struct search *s, bool call, struct undo_fit *found)
+{
+    uint8_t *length = seen_length(s->undo, s->code.rip, false);
+    if (length && *length && *length <= s->code.before
+        && fits_back(s->cpu, &s->report, &s->code, *length, call, found) && found->proven)
+        return true;
+    if (!search_before(s, call, found))
+        return false;
+    *seen_length(s->undo, s->code.rip, true) = found->insn.z.length;
+    return true;
 }
 
 // What a push of `size` bytes has left at the stack's top: in the report, or in memory for what of it lies there. False: it
@@ -128,67 +159,67 @@ static bool pushed_value(struct x86_cpu *cpu, const struct undo_report *report, 
 }
 
 // The return address that a CALL pushed tells where it ended.
-static bool find_call(struct x86_cpu *cpu, const struct undo_report *report, struct undo_code *code,
-                      struct undo_fit *found)
+static bool find_call(struct search *s, struct undo_fit *found)
 {
     uint64_t end;
-    for (unsigned size = 2; size <= 8 && !report->port; size *= 2) {
-        if (!pushed_value(cpu, report, size, &end))
+    for (unsigned size = 2; size <= 8 && !s->report.port; size *= 2) {
+        if (!pushed_value(s->cpu, &s->report, size, &end))
             continue;
-        undo_fetch(cpu, end, UNDO_BEFORE, code);
-        if (find_before(cpu, report, code, true, found))
+        undo_fetch(s->cpu, end, ZYDIS_MAX_INSTRUCTION_LENGTH, &s->code);
+        if (find_before(s, true, found))
             return true;
     }
     return false;
 }
 
-// `code` becomes that around the instruction's end, or around RIP where that is still on it.
-static bool find_write(struct x86_cpu *cpu, const struct undo_report *report, bool completed, bool *ambiguous,
-                       struct undo_code *code, struct undo_fit *found)
+static bool find_here(struct search *s, struct undo_fit *here)
 {
-    struct undo_fit here;
-    here.finished = false;
-    bool before = find_before(cpu, report, code, false, found);
-    bool at = undo_decode(cpu, undo_back(code, 0), code->after, cpu->rip, &here.insn);
-    bool skip = at && here.insn.z.mnemonic == ZYDIS_MNEMONIC_OUT;
-    at = at && !(skip && completed) && undo_fits(cpu, report, &here);
-    if (at && before && skip) {
-        *ambiguous = true;
-        return false;
-    }
-    // In the middle of a repetition the kernel has set RF, and at the end of any instruction cleared it
-    // (x86_emulate_insn).
-    if (at && (!before || (cpu->rflags & X86_RF)))
-        *found = here;
-    return at || before || find_call(cpu, report, code, found);
+    here->finished = false;
+    return undo_decode(s->cpu, undo_back(&s->code, 0), s->code.after, s->cpu->rip, &here->insn)
+        && (here->insn.rep || here->insn.z.mnemonic == ZYDIS_MNEMONIC_OUT) && undo_fits(s->cpu, &s->report, here);
 }
 
-static bool undo_write(struct x86_cpu *cpu, const struct undo_report *wanted, bool completed, bool *ambiguous,
+static bool find_write(struct search *s, bool completed, bool *ambiguous, struct undo_fit *found)
+{
+    struct undo_fit here;
+    bool before = find_before(s, false, found), at = find_here(s, &here);
+    bool skip = at && !here.insn.string;
+    if (skip && completed)
+        at = false;
+    else if (skip && before)
+        return *ambiguous = true, false;
+    // In the middle of a repetition the kernel has set RF, and at the end of any instruction cleared it
+    // (x86_emulate_insn).
+    if (at && (!before || (s->cpu->rflags & X86_RF)))
+        *found = here;
+    return at || before || find_call(s, found);
+}
+
+static bool undo_write(struct x86_cpu *cpu, const struct undo_report *report, bool completed, bool *ambiguous,
                        struct kvm_undo *undo)
 {
-    struct undo_code code;
+    struct search search = { .cpu = cpu, .report = *report, .undo = undo };
     struct undo_fit found;
-    struct undo_report report = *wanted;
     bool ok = false;
     for (unsigned pass = 0; pass < 2 && !ok && !*ambiguous; pass++) {
-        report.exact = pass == 0;
-        undo_fetch(cpu, cpu->rip, UNDO_BEFORE, &code);
-        ok = find_write(cpu, &report, completed, ambiguous, &code, &found);
+        search.report.exact = pass == 0;
+        undo_fetch(cpu, cpu->rip, ZYDIS_MAX_INSTRUCTION_LENGTH, &search.code);
+        ok = find_write(&search, completed, ambiguous, &found);
     }
     if (!ok) {
         // What KVM may still do, at the worst.
-        bool wide = report.size == 8 || !((report.address + report.size) & X86_PAGE_MASK);
-        undo->pending = report.port ? (completed ? KVM_PENDING_NOTHING : KVM_PENDING_SKIP)
-                                    : (wide ? KVM_PENDING_MORE : KVM_PENDING_NOTHING);
-        undo_fetch(cpu, cpu->rip, 0, &code);
-        take_bytes(undo, &code, 0);
+        bool wide = report->size == 8 || !((report->address + report->size) & X86_PAGE_MASK);
+        undo->pending = report->port ? (completed ? KVM_PENDING_NOTHING : KVM_PENDING_SKIP)
+                                     : (wide ? KVM_PENDING_MORE : KVM_PENDING_NOTHING);
+        undo_fetch(cpu, cpu->rip, 0, &search.code);
+        take_bytes(undo, &search.code, 0);
         return false;
     }
     undo->pending = found.more ? KVM_PENDING_MORE : KVM_PENDING_NOTHING;
-    if (report.port && !found.finished && !found.insn.string)
+    if (report->port && !found.finished && !found.insn.string)
         undo->pending = KVM_PENDING_SKIP;
     take_instruction(undo, &found.insn);
-    take_bytes(undo, &code, found.finished ? found.insn.z.length : 0);
+    take_bytes(undo, &search.code, found.finished ? found.insn.z.length : 0);
     memcpy(cpu->slot, found.gpr, sizeof found.gpr);
     cpu->rip = found.insn.rip;
     if (undo_uses_carry(found.insn.z.mnemonic))
@@ -202,7 +233,9 @@ bool kvm_undo_exit(struct x86_cpu *cpu, const struct kvm_run *run, bool complete
                    struct kvm_undo *undo)
 {
     *ambiguous = false;
-    *undo = (struct kvm_undo){ .rip = cpu->rip, .port = run->exit_reason == KVM_EXIT_IO };
+    memset(undo, 0, offsetof(struct kvm_undo, seen));
+    undo->rip = cpu->rip;
+    undo->port = run->exit_reason == KVM_EXIT_IO;
     if (undo->port) {
         if (run->io.direction == KVM_EXIT_IO_IN)
             return undo_read(cpu, run, undo);

@@ -32,6 +32,7 @@ enum kvm_pending_kind {
 };
 
 #define KVM_UNDO_WRITES 4
+#define KVM_UNDO_SEEN 16        // a power of two
 
 // An instruction that KVM reported, found again.
 struct kvm_undo {
@@ -53,6 +54,9 @@ struct kvm_undo {
     struct { uint64_t linear; uint32_t size; } writes[KVM_UNDO_WRITES];     // memory, by linear address
     uint8_t write_count;
     uint64_t count_mask;        // REP: the bits of RCX that count; else 0
+    // Kept from exit to exit, and zero before the first: how long instructions were that ended at a RIP. Guests exit from
+    // the same few places, and a guess that fits saves the search.
+    struct { uint64_t end; uint8_t length; } seen[KVM_UNDO_SEEN];
 };
 
 // Find the instruction that the KVM_EXIT_IO or KVM_EXIT_MMIO in `run` is about, and put the view's registers back to

@@ -8,16 +8,44 @@
 
 // ---- Code --------------------------------------------------------------------------------------------------------
 
-struct code_page { uint64_t linear; const uint8_t *host; };     // host NULL: cannot be fetched
-
-static const uint8_t *code_at(struct x86_cpu *cpu, struct code_page *page, uint64_t linear)
+// The first byte of `size` at most that lie in one page, or NULL.
+static const uint8_t *code_at(struct x86_cpu *cpu, uint64_t linear, unsigned *size)
 {
-    if (linear >> 12 != page->linear >> 12 || !page->linear) {
-        const uint8_t *at = x86_fetch_pointer(cpu, linear);
-        page->linear = linear | 1;
-        page->host = at ? at - (linear & X86_PAGE_MASK) : NULL;
+    unsigned part = X86_PAGE_SIZE - (unsigned)(linear & X86_PAGE_MASK);
+    if (*size > part)
+        *size = part;
+    return x86_fetch_pointer(cpu, linear);
+}
+
+static void fetch_after(struct x86_cpu *cpu, struct undo_code *code)
+{
+    uint64_t linear = x86_code_linear(cpu, code->rip);
+    while (code->after < UNDO_AFTER) {
+        unsigned size = UNDO_AFTER - code->after;
+        const uint8_t *at = code_at(cpu, linear + code->after, &size);
+        if (!at)
+            break;
+        memcpy(code->bytes + UNDO_BEFORE + code->after, at, size);
+        code->after += size;
     }
-    return page->host ? page->host + (linear & X86_PAGE_MASK) : NULL;
+}
+
+static void fetch_before(struct x86_cpu *cpu, struct undo_code *code, unsigned before)
+{
+    while (code->before < before) {
+        uint64_t last = x86_cut_rip(cpu, code->rip - code->before - 1);
+        uint64_t linear = x86_code_linear(cpu, last), size = before - code->before;
+        if (size > (linear & X86_PAGE_MASK) + 1)
+            size = (linear & X86_PAGE_MASK) + 1;
+        if (size > last + 1 && last + 1)
+            size = last + 1;
+        unsigned part = (unsigned)size;
+        const uint8_t *at = code_at(cpu, linear - size + 1, &part);
+        if (!at)
+            break;
+        code->before += part;
+        memcpy(code->bytes + UNDO_BEFORE - code->before, at, part);
+    }
 }
 
 void undo_fetch(struct x86_cpu *cpu, uint64_t rip, unsigned before, struct undo_code *code)
@@ -25,22 +53,10 @@ void undo_fetch(struct x86_cpu *cpu, uint64_t rip, unsigned before, struct undo_
     struct x86_exit exit = cpu->exit;
     struct x86_exception exception = cpu->exception;
     enum x86_leave leave = cpu->leave;
-    struct code_page page = { 0 };
     code->rip = rip;
     code->before = code->after = 0;
-    uint64_t linear = x86_code_linear(cpu, rip);
-    while (code->after < UNDO_AFTER) {
-        const uint8_t *at = code_at(cpu, &page, linear + code->after);
-        if (!at)
-            break;
-        code->bytes[UNDO_BEFORE + code->after++] = *at;
-    }
-    while (code->before < before) {
-        const uint8_t *at = code_at(cpu, &page, x86_code_linear(cpu, x86_cut_rip(cpu, rip - code->before - 1)));
-        if (!at)
-            break;
-        code->bytes[UNDO_BEFORE - ++code->before] = *at;
-    }
+    fetch_after(cpu, code);
+    fetch_before(cpu, code, before);
     cpu->exit = exit;
     cpu->exception = exception;
     cpu->leave = leave;
