@@ -52,8 +52,10 @@
         test    word [es:26], 0x8000
         mark
         bts     word [es:28], 3
+        cmp     sp, 5                               ; what is not defined of the flags
         mark
         shl     byte [es:30], 1
+        cmp     sp, 5                               ; what is not defined of the flags
         mark
         push    word [es:32]
         mark

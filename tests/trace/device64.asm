@@ -92,13 +92,17 @@ main:   mov     ebx, DEVICE
         dec     qword [rbx + 24]
         mark
         shl     dword [rbx + 32], 5
+        cmp     esp, 5                              ; what is not defined of the flags
         mark
         sar     byte [rbx + 33], 1
+        cmp     esp, 5                              ; what is not defined of the flags
         mark
         mov     ecx, 3
         rol     word [rbx + 34], cl
+        cmp     esp, 5                              ; what is not defined of the flags
         mark
         shld    [rbx + 40], rdx, 7
+        cmp     esp, 5                              ; what is not defined of the flags
         mark
         xchg    rdx, [rbx + 48]
         mark
@@ -118,12 +122,16 @@ main:   mov     ebx, DEVICE
         lock cmpxchg8b [rbx + 80]
         mark
         bt      dword [rbx + 88], 3
+        cmp     esp, 5                              ; what is not defined of the flags
         mark
         bts     dword [rbx + 88], 3
+        cmp     esp, 5                              ; what is not defined of the flags
         mark
         lock btr qword [rbx + 88], 4
+        cmp     esp, 5                              ; what is not defined of the flags
         mark
         btc     dword [rbx + 92], ecx
+        cmp     esp, 5                              ; what is not defined of the flags
         mark
         sete    [rbx + 96]
         mark
@@ -132,18 +140,23 @@ main:   mov     ebx, DEVICE
         cmove   rax, [rbx + 104]
         mark
         imul    eax, [rbx + 112]
+        cmp     esp, 5                              ; what is not defined of the flags
         mark
         imul    rax, [rbx + 112], 3
+        cmp     esp, 5                              ; what is not defined of the flags
         mark
         mul     byte [rbx + 120]
+        cmp     esp, 5                              ; what is not defined of the flags
         mark
         mov     eax, 1
         xor     edx, edx
         mov     dword [rbx + 124], 7
         mark
         div     dword [rbx + 124]
+        cmp     esp, 5                              ; what is not defined of the flags
         mark
         bsf     eax, [rbx + 128]
+        cmp     esp, 5                              ; what is not defined of the flags
         mark
         bswap   edx
         movnti  [rbx + 136], rdx

@@ -127,8 +127,8 @@ static void create(struct trace *t, const struct row *row)
 {
     const WHV_MAP_GPA_RANGE_FLAGS all =
         WHvMapGpaRangeFlagRead | WHvMapGpaRangeFlagWrite | WHvMapGpaRangeFlagExecute;
-    WHV_REGISTER_NAME names[2] = { WHvX64RegisterCs, WHvX64RegisterRip };
-    WHV_REGISTER_VALUE values[2];
+    WHV_REGISTER_NAME names[3] = { WHvX64RegisterCs, WHvX64RegisterRip, WHvX64RegisterRdx };
+    WHV_REGISTER_VALUE values[3];
 
     MUST(WHvCreatePartition(&t->partition));
     set_property(t, WHvPartitionPropertyCodeProcessorCount, 1);
@@ -147,7 +147,8 @@ static void create(struct trace *t, const struct row *row)
     values[0].Segment.Limit = 0xFFFF;
     values[0].Segment.Attributes = 0x9B;        // present, code, readable, accessed
     values[1].Reg64 = LOAD;
-    MUST(WHvSetVirtualProcessorRegisters(t->partition, 0, names, 2, values));
+    // RDX would be the processor's signature, which is the engine's.
+    MUST(WHvSetVirtualProcessorRegisters(t->partition, 0, names, 3, values));
 }
 
 static void run(const struct row *row, enum way way, const char *directory)

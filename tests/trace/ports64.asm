@@ -64,9 +64,9 @@ main:   mov     rax, 0x1122334455667788
         mov     ecx, 3
         rep     insd
         cld
-        mov     rsi, 0x7700100000
-        mov     rcx, 0x5500000002
-        a32     rep outsb                           ; ESI and ECX
+        mov     esi, 0x100000                       ; with upper halves of 0: the kernel has cleared them by then
+        mov     ecx, 2
+        a32     rep outsb
         mov     esi, 0x100ffe
         mov     ecx, 3
         rep     outsw                               ; over the end of a page

@@ -32,6 +32,8 @@ static const char *name_of(WHV_RUN_VP_EXIT_REASON reason)
 }
 
 #define LL(value) ((unsigned long long)(value))
+// RF lasts for one instruction. Where the kernel has done that one already it is gone, and nothing tells that it was set.
+#define WITHOUT_RF(rflags) ((rflags) & ~0x10000ull)
 
 static void print_bytes(unsigned count, const UINT8 *bytes)
 {
@@ -50,7 +52,7 @@ static void print_context(const WHV_RUN_VP_EXIT_CONTEXT *exit)
     const WHV_VP_EXIT_CONTEXT *c = &exit->VpContext;
 
     printf("exit reason=%s rip=%llx rflags=%llx length=%u cr8=%u state=%04x", name_of(exit->ExitReason), LL(c->Rip),
-           LL(c->Rflags), c->InstructionLength, c->Cr8, c->ExecutionState.AsUINT16);
+           LL(WITHOUT_RF(c->Rflags)), c->InstructionLength, c->Cr8, c->ExecutionState.AsUINT16);
     print_segment("cs", &c->Cs);
     printf(" reserved=%x:%x:%x\n", exit->Reserved, c->Reserved, c->Reserved2);
 }
@@ -126,6 +128,7 @@ static void print_registers(struct trace *t)
     WHV_REGISTER_VALUE values[COUNT];
 
     MUST(WHvGetVirtualProcessorRegisters(t->partition, 0, names, COUNT, values));
+    values[GENERAL - 1].Reg64 = WITHOUT_RF(values[GENERAL - 1].Reg64);
     for (unsigned n = 0; n < COUNT; n++)
         printf("%s%s=%llx", n == 0 || n == GENERAL ? "  " : " ", words[n], LL(values[n].Reg64));
     printf("\n");

@@ -126,9 +126,10 @@ main:   mov     rax, 0x1122334455667788
         mov     ecx, 3
         rep     movsw
         mark
-        mov     rsi, 0x7700000000 + AREA
-        mov     rdi, 0x6600000000 + DEVICE
-        mov     rcx, 0x5500000003
+; The upper halves are 0: the kernel has cleared them before it tells of the access
+        mov     esi, AREA
+        mov     edi, DEVICE
+        mov     ecx, 3
         a32     rep movsd
         mark
         xor     ecx, ecx

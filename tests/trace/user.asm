@@ -12,6 +12,9 @@ main:   mov     qword [resume], .denied
         mov     qword [resume_cs], CODE64
         mov     qword [resume_rsp], STACK_TOP
         mov     qword [resume_ss], DATA
+        mov     eax, USER_DATA                      ; an IRET to CPL 3 clears what that may not use
+        mov     ds, eax
+        mov     es, eax
         push    USER_DATA
         push    USER_STACK
         push    0x2                                 ; IOPL 0
