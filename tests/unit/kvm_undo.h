@@ -15,7 +15,8 @@ enum width { CODE16 = 1, CODE32 = 2, CODE64 = 4 };
 
 struct bench {
     struct machine machine;         // first
-    // The device's page is memory, so that the interpreter can run a write to it; or is memory that can only be read.
+    // The device's page is memory, so that the interpreter can run a write to it; or is memory that can only
+    // be read.
     bool open, read_only;
     union { struct kvm_run run; uint8_t bytes[2 * 4096]; } kvm;
     uint64_t seed;
@@ -149,15 +150,16 @@ static inline void print_code(const char *what, const uint8_t *code, unsigned le
 // The same registers, or print where they differ.
 static inline bool same_registers(const struct registers *wanted, const struct registers *got)
 {
-    static const char *const names[] = { "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10",
-                                         "r11", "r12", "r13", "r14", "r15" };
+    static const char *const names[] = { "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+                                         "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15" };
     bool same = wanted->rip == got->rip && wanted->rflags == got->rflags;
     if (!same)
         print_message("rip %lx, wanted %lx; rflags %lx, wanted %lx\n", (unsigned long)got->rip,
                       (unsigned long)wanted->rip, (unsigned long)got->rflags, (unsigned long)wanted->rflags);
     for (unsigned n = 0; n < 16; n++)
         if (wanted->slot[n] != got->slot[n]) {
-            print_message("%s %lx, wanted %lx\n", names[n], (unsigned long)got->slot[n], (unsigned long)wanted->slot[n]);
+            print_message("%s %lx, wanted %lx\n", names[n], (unsigned long)got->slot[n],
+                          (unsigned long)wanted->slot[n]);
             same = false;
         }
     return same;

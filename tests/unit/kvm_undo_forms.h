@@ -6,7 +6,7 @@
 
 #define SEQUENCE 80                 // bytes of ordinary code before the instruction
 
-// ---- Encodings ---------------------------------------------------------------------------------------------------
+// ---- Encodings --------------------------------------------------------------------------------------------
 
 enum kind {
     STORE, STORE_ABSOLUTE, PUSH, PUSH_MEMORY, POP_MEMORY, STOS, MOVS, CALL, OUT, OUTS,     // to the device
@@ -210,7 +210,11 @@ static void put_address(struct coded *c)
     switch (c->addressing) {
     case BASE: case HIGH_BASE: put(c, reg << 3 | 3, 1); break;
     case BASE_DISP8: put(c, 0x40 | reg << 3 | 3, 1); put_disp(c, 1); break;
-    case BASE_INDEX: put(c, 0x84 | reg << 3, 1); put(c, 0xb3, 1); put_disp(c, 4); break;    // [rbx + rsi * 4 + disp]
+    case BASE_INDEX:                                    // [rbx + rsi * 4 + disp]
+        put(c, 0x84 | reg << 3, 1);
+        put(c, 0xb3, 1);
+        put_disp(c, 4);
+        break;
     case RIP_RELATIVE: put(c, reg << 3 | 5, 1); put_disp(c, 4); break;
     default: put(c, reg << 3 | 4, 1); put(c, 0x25, 1); put_disp(c, 4); break;
     }
@@ -278,7 +282,8 @@ static bool encode(struct bench *b, struct coded *c, const struct form *f, enum 
     bool prefix66 = pick & 1, prefix67 = pick & 2, override = pick & 4, rep = pick & 8;
     unsigned rex = width == CODE64 ? pick >> 4 & 0xf : 0;
     bool high_byte = (f->opcode[0] == 0x88 || f->opcode[0] == 0x8a) && f->reg >= 4;
-    *c = (struct coded){ .form = f, .width = width, .addressing = (pick >> 8) % ADDRESSINGS, .segment = X86_DS };
+    *c = (struct coded){ .form = f, .width = width, .addressing = (pick >> 8) % ADDRESSINGS,
+                         .segment = X86_DS };
     if (high_byte && rex)                               // would be SPL to DIL
         return false;
     if ((f->more & PREFIX66) && prefix66)
@@ -324,7 +329,7 @@ static bool encode(struct bench *b, struct coded *c, const struct form *f, enum 
     return true;
 }
 
-// ---- A state that leads to the device ----------------------------------------------------------------------------
+// ---- A state that leads to the device ---------------------------------------------------------------------
 
 static uint64_t base_of(const struct x86_cpu *cpu, unsigned segment)
 {
@@ -422,13 +427,16 @@ static void aim(struct bench *b, struct coded *c, uint64_t device, uint64_t data
     }
 }
 
-// ---- Where the code is ---------------------------------------------------------------------------------------------
+// ---- Where the code is ------------------------------------------------------------------------------------
 
-// Code such as compilers make, none of which can be taken for a part of what follows it when read from its beginning.
+// Code such as compilers make, none of which can be taken for a part of what follows it when read from its
+// beginning.
 static void ordinary_code(struct bench *b, uint8_t *to, unsigned size)
 {
-    static const uint8_t pieces[][4] = { { 2, 0x89, 0xd8 }, { 2, 0x85, 0xc0 }, { 3, 0x83, 0xc0, 0x48 }, { 1, 0x90 },
-                                         { 2, 0xb0, 0xf3 }, { 2, 0x74, 0x66 }, { 2, 0x31, 0xc9 }, { 2, 0x3c, 0x26 } };
+    static const uint8_t pieces[][4] = {
+        { 2, 0x89, 0xd8 }, { 2, 0x85, 0xc0 }, { 3, 0x83, 0xc0, 0x48 }, { 1, 0x90 },
+        { 2, 0xb0, 0xf3 }, { 2, 0x74, 0x66 }, { 2, 0x31, 0xc9 }, { 2, 0x3c, 0x26 },
+    };
     unsigned at = 0;
     while (at < size) {
         const uint8_t *piece = pieces[bench_random(b) % (sizeof pieces / sizeof *pieces)];

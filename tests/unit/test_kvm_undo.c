@@ -1,10 +1,11 @@
-// Undoing: for many encodings, from the state that KVM leaves back to the state before, by the instruction's meaning.
+// Undoing: for many encodings, from the state that KVM leaves back to the state before, by the instruction's
+// meaning.
 //
-// Writes: the interpreter runs the instruction on a device's page that is memory for the moment; that is KVM's state, and
-// what stands in the page is KVM's report. Repetitions stop after one element, as KVM does.
+// Writes: the interpreter runs the instruction on a device's page that is memory for the moment; that is
+// KVM's state, and what stands in the page is KVM's report. Repetitions stop after one element, as KVM does.
 #include "kvm_undo_forms.h"
 
-// ---- What KVM does with it ---------------------------------------------------------------------------------------
+// ---- What KVM does with it --------------------------------------------------------------------------------
 
 static void step_register(struct x86_cpu *cpu, unsigned reg, unsigned bits, uint64_t delta)
 {
@@ -58,14 +59,16 @@ static struct part device_part(uint64_t gpa, unsigned size)
 }
 
 // What KVM tells of it, from the state before.
-static void report(struct bench *b, const struct coded *c, const struct registers *before, uint64_t gpa, uint64_t data)
+static void report(struct bench *b, const struct coded *c, const struct registers *before, uint64_t gpa,
+                   uint64_t data)
 {
     const struct machine *m = &b->machine;
     if (c->form->kind == OUT || c->form->kind == OUTS) {
         uint64_t port = before->slot[X86_RDX] & 0xffff;
         if (c->form->immediate)
             port = c->bytes[c->length - 1];
-        const uint8_t *from = c->form->kind == OUTS ? m->ram + (data & 0xfffff) : (const void *)&before->slot[X86_RAX];
+        const uint8_t *from =
+            c->form->kind == OUTS ? m->ram + (data & 0xfffff) : (const void *)&before->slot[X86_RAX];
         report_port(b, true, (unsigned)port, c->size, 1, from);
     } else {
         struct part part = device_part(gpa, c->size);
@@ -73,7 +76,7 @@ static void report(struct bench *b, const struct coded *c, const struct register
     }
 }
 
-// ---- The test ----------------------------------------------------------------------------------------------------
+// ---- The test ---------------------------------------------------------------------------------------------
 
 static void check_write(struct bench *b, struct coded *c, bool exact)
 {
@@ -110,12 +113,14 @@ static void check_write(struct bench *b, struct coded *c, bool exact)
         run_once(b, &other, stays);
         got = bench_registers(cpu);
         ok = same_registers(&after, &got);
-        if (c->form->kind != OUT && c->form->kind != OUTS && memcmp(m->ram + b->kvm.run.mmio.phys_addr, b->kvm.run.mmio.data, b->kvm.run.mmio.len))
+        if (c->form->kind != OUT && c->form->kind != OUTS
+            && memcmp(m->ram + b->kvm.run.mmio.phys_addr, b->kvm.run.mmio.data, b->kvm.run.mmio.len))
             ok = false;
     }
     if (!ok) {
-        print_message("%s, %u-bit code, address %u, addressing %d, rip %lx, found %u bytes\n", c->form->name,
-                      bits_of(c->width), c->address, (int)c->addressing, (unsigned long)before.rip, undo.length);
+        print_message("%s, %u-bit code, address %u, addressing %d, rip %lx, found %u bytes\n",
+                      c->form->name, bits_of(c->width), c->address, (int)c->addressing,
+                      (unsigned long)before.rip, undo.length);
         print_code("before it", code - SEQUENCE, SEQUENCE);
         print_code("code", c->bytes, c->length);
     }

@@ -1,5 +1,5 @@
-// Undoing, case by case: what hardware does where the kernel's emulator would not, what cannot be told apart, and what a
-// client may have set.
+// Undoing, case by case: what hardware does where the kernel's emulator would not, what cannot be told apart,
+// and what a client may have set.
 #include "kvm_undo.h"
 
 static struct kvm_undo undo;
@@ -25,7 +25,7 @@ static bool unchanged(struct bench *b, const struct registers *before)
     return same_registers(before, &now);
 }
 
-// ---- Ports -------------------------------------------------------------------------------------------------------
+// ---- Ports ------------------------------------------------------------------------------------------------
 
 static void test_hardware_in(void **state)
 {
@@ -148,7 +148,9 @@ static void test_outs_of_many(void **state)
         uint8_t data[8];
         for (unsigned n = 0; n < 4; n++)
             for (unsigned k = 0; k < 2; k++)
-                data[n * 2 + k] = b->machine.ram[DATA + from + (down ? -(uint64_t)n : n) * 2 + k] = (uint8_t)(n * 5 + k + 1);
+                data[n * 2 + k] = (uint8_t)(n * 5 + k + 1);
+        for (unsigned n = 0; n < 4; n++)
+            memcpy(b->machine.ram + DATA + from + (down ? -(uint64_t)n : n) * 2, data + n * 2, 2);
         report_port(b, true, 0x1234, 2, 4, data);
         cpu->slot[X86_RSI] += down ? -8ull : 8ull;
         cpu->slot[X86_RCX] = 5;
@@ -218,8 +220,8 @@ static void test_places_seen(void **state)
 {
     struct bench *b = *state;
     static const struct { const char *code; unsigned length, at, size; } cases[] = {
-        { "\x66\xef", 2, 0x400, 2 }, { "\x66\xef", 2, 0x400, 2 }, { "\x90\xef", 2, 0x401, 4 }, { "\x90\xee", 2, 0x401, 1 },
-        { "\x90\xee", 2, 0x401, 1 }, { "\x66\xef", 2, 0x400, 2 },
+        { "\x66\xef", 2, 0x400, 2 }, { "\x66\xef", 2, 0x400, 2 }, { "\x90\xef", 2, 0x401, 4 },
+        { "\x90\xee", 2, 0x401, 1 }, { "\x90\xee", 2, 0x401, 1 }, { "\x66\xef", 2, 0x400, 2 },
     };
     for (unsigned n = 0; n < sizeof cases / sizeof *cases; n++) {
         struct x86_cpu *cpu = code_at(b, 0x400, cases[n].code, cases[n].length, cases[n].length);
@@ -230,7 +232,7 @@ static void test_places_seen(void **state)
     }
 }
 
-// ---- Code that is not where it was -------------------------------------------------------------------------------
+// ---- Code that is not where it was ------------------------------------------------------------------------
 
 static void test_code_gone(void **state)
 {
@@ -297,7 +299,7 @@ static void test_end_of_segment(void **state)
     }
 }
 
-// ---- Writes in parts ---------------------------------------------------------------------------------------------
+// ---- Writes in parts --------------------------------------------------------------------------------------
 
 static void test_more_in_the_next_page(void **state)
 {
@@ -316,7 +318,7 @@ static void test_more_in_the_next_page(void **state)
     }
 }
 
-// ---- What a client sets ------------------------------------------------------------------------------------------
+// ---- What a client sets -----------------------------------------------------------------------------------
 
 struct load {
     const char *name, *code;
@@ -471,8 +473,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         CASE(test_hardware_in), CASE(test_hardware_out), CASE(test_hardware_out_skipped), CASE(test_two_outs),
         CASE(test_out_after_likenesses), CASE(test_wrong_port_or_data), CASE(test_outs_of_many),
-        CASE(test_source_changed), CASE(test_repetition_told_by_rf), CASE(test_ins_writes), CASE(test_places_seen), CASE(test_code_gone),
-        CASE(test_code_out_of_reach), CASE(test_first_of_its_page), CASE(test_end_of_segment),
+        CASE(test_source_changed), CASE(test_repetition_told_by_rf), CASE(test_ins_writes),
+        CASE(test_places_seen), CASE(test_code_gone), CASE(test_code_out_of_reach),
+        CASE(test_first_of_its_page), CASE(test_end_of_segment),
         CASE(test_more_in_the_next_page), CASE(test_feeding), CASE(test_not_feeding), CASE(test_not_plain),
         CASE(test_changes_fpu),
     };

@@ -1,7 +1,8 @@
-// Undoing what the kernel really does: each encoding runs on a processor of KVM that shares the bench's memory.
+// Undoing what the kernel really does: each encoding runs on a processor of KVM that shares the bench's
+// memory.
 //
-// What must come back is the state that the instruction was started from. What is said of the rest (pending, plain,
-// writes) is checked by letting KVM complete the instruction.
+// What must come back is the state that the instruction was started from. What is said of the rest (pending,
+// plain, writes) is checked by letting KVM complete the instruction.
 #include "kvm_undo_forms.h"
 
 #include <errno.h>
@@ -56,9 +57,12 @@ static int device_setup(void **state)
     d->run_size = (size_t)must(ioctl(d->kvm, KVM_GET_VCPU_MMAP_SIZE, 0));
     d->run = mmap(NULL, d->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, d->vcpu, 0);
     assert_true(d->run != MAP_FAILED);
-    struct { struct kvm_cpuid2 head; struct kvm_cpuid_entry2 entries[256]; } cpuid = { .head.nent = 256 };
-    must(ioctl(d->kvm, KVM_GET_SUPPORTED_CPUID, &cpuid));
-    must(ioctl(d->vcpu, KVM_SET_CPUID2, &cpuid));
+    struct kvm_cpuid2 *cpuid = calloc(1, sizeof *cpuid + 256 * sizeof cpuid->entries[0]);
+    assert_non_null(cpuid);
+    cpuid->nent = 256;
+    must(ioctl(d->kvm, KVM_GET_SUPPORTED_CPUID, cpuid));
+    must(ioctl(d->vcpu, KVM_SET_CPUID2, cpuid));
+    free(cpuid);
     return 0;
 }
 
@@ -84,14 +88,15 @@ static bool skipped(const struct device *d)
     return true;
 }
 
-// ---- Between the view and KVM ------------------------------------------------------------------------------------
+// ---- Between the view and KVM -----------------------------------------------------------------------------
 
 static struct kvm_segment segment_to_kvm(const struct x86_cpu *cpu, unsigned s)
 {
     const struct x86_segment *from = &cpu->segment[s];
     unsigned a = from->attributes;
     return (struct kvm_segment){
-        .base = cpu->slot[X86_SLOT_SEGMENT + s], .limit = from->limit, .selector = from->selector, .type = a & 15,
+        .base = cpu->slot[X86_SLOT_SEGMENT + s], .limit = from->limit, .selector = from->selector,
+        .type = a & 15,
         .s = a >> 4 & 1, .dpl = a >> 5 & 3, .present = a >> 7 & 1, .avl = a >> 12 & 1, .l = a >> 13 & 1,
         .db = a >> 14 & 1, .g = a >> 15 & 1, .unusable = !(a & X86_SEG_P),
     };
@@ -121,9 +126,10 @@ static void view_to_kvm(struct device *d)
     s.efer = cpu->efer;
     must(ioctl(d->vcpu, KVM_SET_SREGS, &s));
     struct kvm_regs r = {
-        .rax = slot[0], .rcx = slot[1], .rdx = slot[2], .rbx = slot[3], .rsp = slot[4], .rbp = slot[5], .rsi = slot[6],
-        .rdi = slot[7], .r8 = slot[8], .r9 = slot[9], .r10 = slot[10], .r11 = slot[11], .r12 = slot[12], .r13 = slot[13],
-        .r14 = slot[14], .r15 = slot[15], .rip = cpu->rip, .rflags = x86_get_rflags(cpu),
+        .rax = slot[0], .rcx = slot[1], .rdx = slot[2], .rbx = slot[3], .rsp = slot[4], .rbp = slot[5],
+        .rsi = slot[6], .rdi = slot[7], .r8 = slot[8], .r9 = slot[9], .r10 = slot[10], .r11 = slot[11],
+        .r12 = slot[12], .r13 = slot[13], .r14 = slot[14], .r15 = slot[15],
+        .rip = cpu->rip, .rflags = x86_get_rflags(cpu),
     };
     must(ioctl(d->vcpu, KVM_SET_REGS, &r));
 }
@@ -133,8 +139,8 @@ static struct registers registers_from_kvm(struct device *d)
     struct kvm_regs r;
     must(ioctl(d->vcpu, KVM_GET_REGS, &r));
     return (struct registers){
-        .slot = { r.rax, r.rcx, r.rdx, r.rbx, r.rsp, r.rbp, r.rsi, r.rdi, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14,
-                  r.r15 },
+        .slot = { r.rax, r.rcx, r.rdx, r.rbx, r.rsp, r.rbp, r.rsi, r.rdi,
+                  r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15 },
         .rip = r.rip, .rflags = r.rflags,
     };
 }
@@ -173,7 +179,7 @@ static bool start(struct device *d, const char *name, const uint8_t *code, unsig
     return true;
 }
 
-// ---- Writes ------------------------------------------------------------------------------------------------------
+// ---- Writes -----------------------------------------------------------------------------------------------
 
 static void check_write(struct device *d, struct coded *c)
 {
@@ -211,8 +217,9 @@ static void check_write(struct device *d, struct coded *c)
         after.rip = x86_cut_rip(cpu, after.rip + undo.length);
     ok = ok && same_registers(&after, &completed) && more == (undo.pending == KVM_PENDING_MORE);
     if (!ok) {
-        print_message("%s, %u-bit code, rip %lx, now %lx, found %u bytes, pending %d, more %d, ambiguous %d\n",
-                      c->form->name, bits_of(c->width), (unsigned long)before.rip, (unsigned long)after.rip, undo.length,
+        print_message("%s, %u-bit code, rip %lx, now %lx\n", c->form->name, bits_of(c->width),
+                      (unsigned long)before.rip, (unsigned long)after.rip);
+        print_message("found %u bytes, pending %d, more %d, ambiguous %d\n", undo.length,
                       (int)undo.pending, more, ambiguous);
         print_code("code", c->bytes, c->length);
         print_code("data", d->run->mmio.data, 8);
@@ -234,14 +241,15 @@ static void test_writes(void **state)
                 if ((forms[f].widths & width) && encode(d->bench, &c, &forms[f], width, pick))
                     check_write(d, &c);
             }
-    print_message("%u instructions ran, %u of them unknown to the kernel's emulator, %u ambiguous\n", d->run_count,
-                  d->not_emulated, d->ambiguous);
+    print_message("%u instructions ran, %u of them unknown to the kernel's emulator, %u ambiguous\n",
+                  d->run_count, d->not_emulated, d->ambiguous);
     assert_true(d->not_emulated < d->run_count / 4);
 }
 
-// ---- Memory that can only be read --------------------------------------------------------------------------------
+// ---- Memory that can only be read -------------------------------------------------------------------------
 
-// The arithmetic flags stay as the instruction set them, but for a carry that it used; running it sets them again.
+// The arithmetic flags stay as the instruction set them, but for a carry that it used; running it sets them
+// again.
 static void check_modify(struct device *d, struct coded *c)
 {
     struct bench *b = d->bench;
@@ -298,11 +306,12 @@ static void test_read_only(void **state)
                 if ((modify_forms[f].widths & width) && encode(d->bench, &c, &modify_forms[f], width, pick))
                     check_modify(d, &c);
             }
-    print_message("%u instructions ran, %u of them unknown to the kernel's emulator\n", d->run_count, d->not_emulated);
+    print_message("%u instructions ran, %u of them unknown to the kernel's emulator\n", d->run_count,
+                  d->not_emulated);
     assert_true(d->not_emulated < d->run_count / 4);
 }
 
-// ---- Reads -------------------------------------------------------------------------------------------------------
+// ---- Reads ------------------------------------------------------------------------------------------------
 
 // What KVM is given, and how much of it: as much as it asks for, and as often.
 static void answer(struct device *d, uint8_t data[8])
@@ -346,8 +355,9 @@ static void check_read(struct device *d, struct coded *c, uint8_t *was)
     bool plain = (c->form->more & PLAIN) && (at_port(c->form) || !scene.across);
     bool ok = kvm_undo_exit(cpu, d->run, false, &ambiguous, &undo);
     struct registers got = bench_registers(cpu);
-    ok = ok && !ambiguous && same_registers(&before, &got) && undo.rip == before.rip && undo.length == c->length
-      && undo.byte_count == 16 && !memcmp(undo.bytes, scene.code, 16) && undo.pending == KVM_PENDING_INPUT
+    ok = ok && !ambiguous && same_registers(&before, &got) && undo.rip == before.rip
+      && undo.length == c->length && undo.byte_count == 16 && !memcmp(undo.bytes, scene.code, 16)
+      && undo.pending == KVM_PENDING_INPUT
       && undo.rep == c->rep && undo.count_mask == (c->rep ? mask_of(c->address) : 0)
       && undo.plain == plain && undo.sign == (plain && (c->form->more & SIGN))
       && undo.changes_fpu == !!(c->form->more & VECTOR);
@@ -368,8 +378,9 @@ static void check_read(struct device *d, struct coded *c, uint8_t *was)
     bool feeds = kvm_undo_feed(&undo, &kept, cpu, fed);
     ok = ok && feeds == undo.plain && (!feeds || !memcmp(given, fed, c->size));
     if (!ok) {
-        print_message("%s, %u-bit code, rip %lx, now %lx, found %u bytes, pending %d, plain %d, fpu %d, feeds %d\n",
-                      c->form->name, bits_of(c->width), (unsigned long)before.rip, (unsigned long)now.rip, undo.length,
+        print_message("%s, %u-bit code, rip %lx, now %lx\n", c->form->name, bits_of(c->width),
+                      (unsigned long)before.rip, (unsigned long)now.rip);
+        print_message("found %u bytes, pending %d, plain %d, fpu %d, feeds %d\n", undo.length,
                       (int)undo.pending, undo.plain, undo.changes_fpu, feeds);
         print_code("code", c->bytes, c->length);
         print_code("given", given, 8);
@@ -394,7 +405,8 @@ static void test_reads(void **state)
                     check_read(d, &c, was);
             }
     free(was);
-    print_message("%u instructions ran, %u of them unknown to the kernel's emulator\n", d->run_count, d->not_emulated);
+    print_message("%u instructions ran, %u of them unknown to the kernel's emulator\n", d->run_count,
+                  d->not_emulated);
     assert_true(d->not_emulated < d->run_count / 4);
 }
 

@@ -23,7 +23,7 @@ static void take_instruction(struct kvm_undo *undo, const struct undo_insn *insn
     undo->count_mask = insn->rep ? insn->address_mask : 0;
 }
 
-// ---- Reads: KVM waits with RIP on the instruction ----------------------------------------------------------------
+// ---- Reads: KVM waits with RIP on the instruction ---------------------------------------------------------
 
 static bool undo_read(struct x86_cpu *cpu, const struct kvm_run *run, struct kvm_undo *undo)
 {
@@ -41,12 +41,13 @@ static bool undo_read(struct x86_cpu *cpu, const struct kvm_run *run, struct kvm
     return true;
 }
 
-// ---- Writes: where does the instruction start? -------------------------------------------------------------------
+// ---- Writes: where does the instruction start? ------------------------------------------------------------
 
-// Of several instructions that end at the same place and fit, the one that decoding from places further up comes by most
-// often: x86 code read from a wrong byte soon falls into step. 0: none is come by. They differ in prefixes, which another
-// one may end in. Their effects are the same (undo_fit.c), but a client sees where an instruction starts. (In the code
-// of large programs this finds more than 99 of 100 such starts; taking the shortest, about half of them.)
+// Of several instructions that end at the same place and fit, the one that decoding from places further up
+// comes by most often: x86 code read from a wrong byte soon falls into step. 0: none is come by. They differ
+// in prefixes, which another one may end in. Their effects are the same (undo_fit.c), but a client sees where
+// an instruction starts. (In the code of large programs this finds more than 99 of 100 such starts; taking
+// the shortest, about half of them.)
 static unsigned most_travelled(const struct x86_cpu *cpu, const struct undo_code *code, unsigned lengths)
 {
     uint8_t lands[UNDO_BEFORE + 1] = { 0 };
@@ -69,8 +70,8 @@ static unsigned most_travelled(const struct x86_cpu *cpu, const struct undo_code
 }
 
 // Whether the `n` bytes before the code's place are one instruction, and it fits.
-static bool fits_back(struct x86_cpu *cpu, const struct undo_report *report, const struct undo_code *code, unsigned n,
-                      bool call, struct undo_fit *fit)
+static bool fits_back(struct x86_cpu *cpu, const struct undo_report *report, const struct undo_code *code,
+                      unsigned n, bool call, struct undo_fit *fit)
 {
     uint64_t rip = x86_cut_rip(cpu, code->rip - n);
     fit->finished = true;
@@ -137,9 +138,10 @@ static bool find_before(struct search *s, bool call, struct undo_fit *found)
     return true;
 }
 
-// What a push of `size` bytes has left at the stack's top: in the report, or in memory for what of it lies there. False: it
-// is in neither.
-static bool pushed_value(struct x86_cpu *cpu, const struct undo_report *report, unsigned size, uint64_t *value)
+// What a push of `size` bytes has left at the stack's top: in the report, or in memory for what of it lies
+// there. False: it is in neither.
+static bool pushed_value(struct x86_cpu *cpu, const struct undo_report *report, unsigned size,
+                         uint64_t *value)
 {
     uint8_t bytes[8] = { 0 };
     uint64_t linear = undo_segment_linear(cpu, X86_SS, cpu->slot[X86_RSP] & undo_stack_mask(cpu));
@@ -176,7 +178,8 @@ static bool find_here(struct search *s, struct undo_fit *here)
 {
     here->finished = false;
     return undo_decode(s->cpu, undo_back(&s->code, 0), s->code.after, s->cpu->rip, &here->insn)
-        && (here->insn.rep || here->insn.z.mnemonic == ZYDIS_MNEMONIC_OUT) && undo_fits(s->cpu, &s->report, here);
+        && (here->insn.rep || here->insn.z.mnemonic == ZYDIS_MNEMONIC_OUT)
+        && undo_fits(s->cpu, &s->report, here);
 }
 
 static bool find_write(struct search *s, bool completed, bool *ambiguous, struct undo_fit *found)
@@ -252,7 +255,7 @@ bool kvm_undo_exit(struct x86_cpu *cpu, const struct kvm_run *run, bool complete
     return undo_write(cpu, &report, completed, ambiguous, undo);
 }
 
-// ---- The data that a client gave ---------------------------------------------------------------------------------
+// ---- The data that a client gave --------------------------------------------------------------------------
 
 // The register after a load of `data`.
 static uint64_t loaded(const struct kvm_undo *undo, uint64_t old, uint64_t data)
@@ -275,8 +278,8 @@ void kvm_undo_keep(struct kvm_undo_registers *registers, const struct x86_cpu *c
     registers->oszapc = cpu->oszapc;
 }
 
-bool kvm_undo_feed(const struct kvm_undo *undo, const struct kvm_undo_registers *before, const struct x86_cpu *wanted,
-                   uint8_t data[8])
+bool kvm_undo_feed(const struct kvm_undo *undo, const struct kvm_undo_registers *before,
+                   const struct x86_cpu *wanted, uint8_t data[8])
 {
     if (undo->pending != KVM_PENDING_INPUT || !undo->plain
         || wanted->rip != x86_cut_rip(wanted, undo->rip + undo->length))

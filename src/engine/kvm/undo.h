@@ -1,23 +1,26 @@
 // From a half-done operation back to the state before its instruction.
 //
-// WHP reports a port or memory access before it has happened: RIP on the instruction, no register changed. KVM has often
-// done part of the instruction by then. Per kind of exit (the kernel's arch/x86/kvm/x86.c, x86_emulate_instruction,
-// kvm_fast_pio, complete_emulated_mmio, complete_emulated_pio):
+// WHP reports a port or memory access before it has happened: RIP on the instruction, no register changed.
+// KVM has often done part of the instruction by then. Per kind of exit (the kernel's arch/x86/kvm/x86.c,
+// x86_emulate_instruction, kvm_fast_pio, complete_emulated_mmio, complete_emulated_pio):
 //
-//  exit                  registers at the exit                     what the next KVM_RUN still does
-//  IN, by hardware       as before; RIP on it                      writes RAX, skips; nothing when RIP has moved
-//  OUT, by hardware      as before; RIP on it                      skips; nothing when RIP has moved
-//  IN, INS, emulated     as before; RIP on it                      all of the instruction (REP: of the block read)
-//  OUT, emulated         done; RIP behind it                       nothing
-//  OUTS, emulated        one element done; RIP behind it, of a     nothing
-//                        repetition still on it, RCX 0 or not
-//  MMIO read             as before; RIP on it                      all of the instruction; may exit again (a write, or
-//                                                                  the next element of a repetition)
-//  MMIO write            the same                                  nothing, but for the rest of an access that is
-//                                                                  wider than 8 bytes or goes on in another page
+//  exit                 registers at the exit                 what the next KVM_RUN still does
+//  IN, by hardware      as before; RIP on it                  writes RAX, skips; nothing when RIP has moved
+//  OUT, by hardware     as before; RIP on it                  skips; nothing when RIP has moved
+//  IN, INS, emulated    as before; RIP on it                  all of the instruction (REP: of the block
+//                                                             read)
+//  OUT, emulated        done; RIP behind it                   nothing
+//  OUTS, emulated       one element done; RIP behind it, of   nothing
+//                       a repetition still on it, RCX 0 or
+//                       not
+//  MMIO read            as before; RIP on it                  all of the instruction; may exit again (a
+//                                                             write, or the next element of a repetition)
+//  MMIO write           as after OUTS                         nothing, but for the rest of an access that
+//                                                             is wider than 8 bytes or goes on in another
+//                                                             page
 //
-// Everything here is a function of the processor's view (struct x86_cpu, loaded and settled, its bus able to fetch code
-// and translate) and of kvm_run's contents; nothing calls the kernel.
+// Everything here is a function of the processor's view (struct x86_cpu, loaded and settled, its bus able to
+// fetch code and translate) and of kvm_run's contents; nothing calls the kernel.
 #ifndef BULKHEAD_KVM_UNDO_H
 #define BULKHEAD_KVM_UNDO_H
 
@@ -42,8 +45,8 @@ struct kvm_undo {
     bool port, string, rep;
     uint8_t bytes[16];          // from its first byte on, as many as can be fetched
     uint8_t byte_count;
-    // For KVM_PENDING_INPUT. A plain load of `size` bytes into one general register, and nothing else: the data can be
-    // had from the register that the client has set. Otherwise `plain` is false.
+    // For KVM_PENDING_INPUT. A plain load of `size` bytes into one general register, and nothing else: the
+    // data can be had from the register that the client has set. Otherwise `plain` is false.
     bool plain;
     uint8_t target;             // byte offset into cpu->slot
     uint8_t size;               // bytes read
@@ -54,26 +57,28 @@ struct kvm_undo {
     struct { uint64_t linear; uint32_t size; } writes[KVM_UNDO_WRITES];     // memory, by linear address
     uint8_t write_count;
     uint64_t count_mask;        // REP: the bits of RCX that count; else 0
-    // Kept from exit to exit, and zero before the first: how long instructions were that ended at a RIP. Guests exit from
-    // the same few places, and a guess that fits saves the search.
+    // Kept from exit to exit, and zero before the first: how long instructions were that ended at a RIP.
+    // Guests exit from the same few places, and a guess that fits saves the search.
     struct { uint64_t end; uint8_t length; } seen[KVM_UNDO_SEEN];
 };
 
-// Find the instruction that the KVM_EXIT_IO or KVM_EXIT_MMIO in `run` is about, and put the view's registers back to
-// before it. `ambiguous` is set, and the view left alone, when an OUT that KVM has done and one that it is about to skip
-// fit equally well: complete what is pending (KVM_RUN with immediate_exit), load the view again and call with
-// `completed`. False: no instruction fits (its code has changed since, or it is one that cannot be decoded); the view is
-// as it was, with RIP where KVM left it, and `undo` says what is pending.
-bool kvm_undo_exit(struct x86_cpu *cpu, const struct kvm_run *run, bool completed, bool *ambiguous, struct kvm_undo *undo);
+// Find the instruction that the KVM_EXIT_IO or KVM_EXIT_MMIO in `run` is about, and put the view's registers
+// back to before it. `ambiguous` is set, and the view left alone, when an OUT that KVM has done and one that
+// it is about to skip fit equally well: complete what is pending (KVM_RUN with immediate_exit), load the view
+// again and call with `completed`. False: no instruction fits (its code has changed since, or it is one that
+// cannot be decoded); the view is as it was, with RIP where KVM left it, and `undo` says what is pending.
+bool kvm_undo_exit(struct x86_cpu *cpu, const struct kvm_run *run, bool completed, bool *ambiguous,
+                   struct kvm_undo *undo);
 
 // The registers that a plain load can change or depend on, kept from before the instruction.
 struct kvm_undo_registers { uint64_t slot[16], rflags; uint16_t oszapc; };
 void kvm_undo_keep(struct kvm_undo_registers *registers, const struct x86_cpu *cpu);
 
-// The client has set the view to what it wants. True: that is the state before the instruction (`before`), changed as the
-// instruction itself would change it for a plain load of some data: `data` receives it, and KVM may complete the
-// instruction with it. Only RIP and the target register were changed, RIP to the next instruction.
-bool kvm_undo_feed(const struct kvm_undo *undo, const struct kvm_undo_registers *before, const struct x86_cpu *wanted,
-                   uint8_t data[8]);
+// The client has set the view to what it wants. True: that is the state before the instruction (`before`),
+// changed as the instruction itself would change it for a plain load of some data: `data` receives it, and
+// KVM may complete the instruction with it. Only RIP and the target register were changed, RIP to the next
+// instruction.
+bool kvm_undo_feed(const struct kvm_undo *undo, const struct kvm_undo_registers *before,
+                   const struct x86_cpu *wanted, uint8_t data[8]);
 
 #endif

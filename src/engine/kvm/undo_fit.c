@@ -1,13 +1,13 @@
 // Which instructions fit a write that KVM reports.
 //
-// Each check works out the registers before the instruction from those after it, then from these where the instruction
-// writes and what, and compares with the report. So a wrong guess is harmless: running the accepted instruction from
-// the worked-out registers makes the same access and ends in the registers that KVM left. That holds for `proven`
-// ones; where the data came from a vector register, a device or a port, all but the data is compared, and such an
-// instruction is taken only where no proven one fits.
+// Each check works out the registers before the instruction from those after it, then from these where the
+// instruction writes and what, and compares with the report. So a wrong guess is harmless: running the
+// accepted instruction from the worked-out registers makes the same access and ends in the registers that KVM
+// left. That holds for `proven` ones; where the data came from a vector register, a device or a port, all but
+// the data is compared, and such an instruction is taken only where no proven one fits.
 //
-// A read-modify-write exits for its write where memory may be read and not written. What it made of the arithmetic flags
-// is left, but for a carry that went into its result: it makes the same of them again.
+// A read-modify-write exits for its write where memory may be read and not written. What it made of the
+// arithmetic flags is left, but for a carry that went into its result: it makes the same of them again.
 #include "engine/kvm/undo_fit.h"
 
 #include <string.h>
@@ -20,12 +20,13 @@
 // What an instruction writes, as far as it can be told: `known` bytes.
 struct value { uint8_t bytes[VALUE_BYTES]; unsigned known; };
 
-// ---- Where and what ----------------------------------------------------------------------------------------------
+// ---- Where and what ---------------------------------------------------------------------------------------
 
 static unsigned fragment(unsigned size) { return size < 8 ? size : 8; }
 
-// The kernel reports a write in parts: one for each page that is not memory it can write to, in pieces of up to 8 bytes
-// (emulator_read_write, vcpu_mmio_write). Is the report's the first part of a write of `size` bytes?
+// The kernel reports a write in parts: one for each page that is not memory it can write to, in pieces of up
+// to 8 bytes (emulator_read_write, vcpu_mmio_write). Is the report's the first part of a write of `size`
+// bytes?
 static bool write_fits(struct x86_cpu *cpu, const struct undo_report *report, uint64_t linear, unsigned size,
                        const struct value *value, struct undo_fit *fit)
 {
@@ -33,7 +34,8 @@ static bool write_fits(struct x86_cpu *cpu, const struct undo_report *report, ui
     uint64_t gpa;
     if (first > size)
         first = size;
-    bool at_first = undo_translate(cpu, linear, &gpa) && gpa == report->address && report->size == fragment(first);
+    bool at_first = undo_translate(cpu, linear, &gpa) && gpa == report->address
+                 && report->size == fragment(first);
     if (at_first) {
         fit->more = first > 8;
         if (first < size && !fit->more) {
@@ -62,9 +64,10 @@ static void value_set(struct value *value, uint64_t bits, unsigned known)
     value->known = known;
 }
 
-// False: there is nothing, and an instruction with this source would have failed. A device's data is not known.
-static bool value_from_memory(struct x86_cpu *cpu, const struct undo_report *report, uint64_t linear, unsigned size,
-                              struct value *value)
+// False: there is nothing, and an instruction with this source would have failed. A device's data is not
+// known.
+static bool value_from_memory(struct x86_cpu *cpu, const struct undo_report *report, uint64_t linear,
+                              unsigned size, struct value *value)
 {
     uint64_t gpa;
     value->known = 0;
@@ -76,8 +79,9 @@ static bool value_from_memory(struct x86_cpu *cpu, const struct undo_report *rep
 }
 
 // A source operand. What is in vector registers and the like is not looked at: the view need not have them.
-static bool value_from_operand(struct x86_cpu *cpu, const struct undo_report *report, const struct undo_fit *fit,
-                               const ZydisDecodedOperand *operand, struct value *value)
+static bool value_from_operand(struct x86_cpu *cpu, const struct undo_report *report,
+                               const struct undo_fit *fit, const ZydisDecodedOperand *operand,
+                               struct value *value)
 {
     uint64_t linear;
     value->known = 0;
@@ -89,7 +93,8 @@ static bool value_from_operand(struct x86_cpu *cpu, const struct undo_report *re
     } else if (operand->type == ZYDIS_OPERAND_TYPE_REGISTER) {
         ZydisRegister reg = operand->reg.value;
         switch (ZydisRegisterGetClass(reg)) {
-        case ZYDIS_REGCLASS_GPR8: case ZYDIS_REGCLASS_GPR16: case ZYDIS_REGCLASS_GPR32: case ZYDIS_REGCLASS_GPR64: {
+        case ZYDIS_REGCLASS_GPR8: case ZYDIS_REGCLASS_GPR16: case ZYDIS_REGCLASS_GPR32:
+        case ZYDIS_REGCLASS_GPR64: {
             unsigned offset = x86_emit_gpr(reg);
             value_set(value, fit->gpr[offset / 8] >> offset % 8 * 8, operand->size / 8);
             break;
@@ -104,7 +109,7 @@ static bool value_from_operand(struct x86_cpu *cpu, const struct undo_report *re
     return true;
 }
 
-// ---- Ports -------------------------------------------------------------------------------------------------------
+// ---- Ports ------------------------------------------------------------------------------------------------
 
 static bool out_fits(const struct undo_report *report, const struct undo_fit *fit)
 {
@@ -115,10 +120,11 @@ static bool out_fits(const struct undo_report *report, const struct undo_fit *fi
         && !memcmp(&fit->gpr[X86_RAX], report->data, report->size);
 }
 
-// Undo `count` elements of a string instruction: the registers of its addresses (a set of bits), and RCX. False: its
-// repetition cannot have come to where RIP says it is. (RIP may stay on it with RCX at 0: the kernel looks at RCX before
-// an element and not after it.)
-static bool string_undo(const struct x86_cpu *cpu, struct undo_fit *fit, unsigned registers, unsigned size, uint64_t count)
+// Undo `count` elements of a string instruction: the registers of its addresses (a set of bits), and RCX.
+// False: its repetition cannot have come to where RIP says it is. (RIP may stay on it with RCX at 0: the
+// kernel looks at RCX before an element and not after it.)
+static bool string_undo(const struct x86_cpu *cpu, struct undo_fit *fit, unsigned registers, unsigned size,
+                        uint64_t count)
 {
     uint64_t mask = fit->insn.address_mask;
     uint64_t back = cpu->rflags & X86_DF ? size * count : -(size * count);
@@ -179,12 +185,13 @@ static bool port_fits(struct x86_cpu *cpu, const struct undo_report *report, str
     }
 }
 
-// ---- Strings and the stack ---------------------------------------------------------------------------------------
+// ---- Strings and the stack --------------------------------------------------------------------------------
 
 // STOS, MOVS, and INS, whose data came from its port.
 static bool string_fits(struct x86_cpu *cpu, const struct undo_report *report, struct undo_fit *fit)
 {
-    const ZydisDecodedOperand *to = string_operand(&fit->insn, X86_RDI), *from = string_operand(&fit->insn, X86_RSI);
+    const ZydisDecodedOperand *to = string_operand(&fit->insn, X86_RDI);
+    const ZydisDecodedOperand *from = string_operand(&fit->insn, X86_RSI);
     struct value value = { .known = 0 };
     uint64_t linear;
     if (!to || !(to->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
@@ -212,8 +219,10 @@ static void stack_undo(const struct x86_cpu *cpu, struct undo_fit *fit, uint64_t
     fit->gpr[X86_RSP] = undo_add(fit->gpr[X86_RSP], undo_stack_mask(cpu), size);
 }
 
-// PUSHA: eight writes, RAX first. The kernel goes on behind one that it has to report, and reports the last of those.
-static bool push_all_fits(struct x86_cpu *cpu, const struct undo_report *report, struct undo_fit *fit, unsigned size)
+// PUSHA: eight writes, RAX first. The kernel goes on behind one that it has to report, and reports the last
+// of those.
+static bool push_all_fits(struct x86_cpu *cpu, const struct undo_report *report, struct undo_fit *fit,
+                          unsigned size)
 {
     uint64_t mask = undo_stack_mask(cpu);
     struct value value;
@@ -274,7 +283,7 @@ static bool pop_fits(struct x86_cpu *cpu, const struct undo_report *report, stru
         && write_fits(cpu, report, linear, size, &value, fit);
 }
 
-// ---- Operands in memory ------------------------------------------------------------------------------------------
+// ---- Operands in memory -----------------------------------------------------------------------------------
 
 // The condition of SETcc, from the low four bits of its opcode.
 static bool condition(const struct x86_cpu *cpu, unsigned code)
@@ -318,7 +327,8 @@ static bool store_fits(struct x86_cpu *cpu, const struct undo_report *report, st
         && write_fits(cpu, report, linear, size, &value, fit);
 }
 
-// The register that a read-modify-write exchanged with its operand, as it was before. False: this cannot be told.
+// The register that a read-modify-write exchanged with its operand, as it was before. False: this cannot be
+// told.
 static bool exchange_undo(const struct undo_report *report, struct undo_fit *fit, unsigned size, uint64_t old)
 {
     const ZydisDecodedOperand *reg = &fit->insn.operand[1];
@@ -392,13 +402,16 @@ static bool memory_fits(struct x86_cpu *cpu, const struct undo_report *report, s
         break;
     }
     const ZydisDecodedOperand *to = &fit->insn.operand[0];
-    if (fit->insn.z.operand_count == 0 || !undo_is_memory(to) || !(to->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+    if (fit->insn.z.operand_count == 0 || !undo_is_memory(to)
+        || !(to->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
         return false;
-    return to->actions & ZYDIS_OPERAND_ACTION_MASK_READ ? modify_fits(cpu, report, fit) : store_fits(cpu, report, fit);
+    bool reads = to->actions & ZYDIS_OPERAND_ACTION_MASK_READ;
+    return reads ? modify_fits(cpu, report, fit) : store_fits(cpu, report, fit);
 }
 
-// With 32-bit addresses KVM keeps the upper halves of a string instruction's registers, and processors clear them
-// (masked_increment in the kernel's emulate.c; SDM vol. 1 3.4.1.1). With something in them it is hardly what ran.
+// With 32-bit addresses KVM keeps the upper halves of a string instruction's registers, and processors clear
+// them (masked_increment in the kernel's emulate.c; SDM vol. 1 3.4.1.1). With something in them it is hardly
+// what ran.
 static bool has_upper_halves(const struct undo_fit *fit)
 {
     uint64_t used = 0;
@@ -430,7 +443,8 @@ bool undo_fits_call(struct x86_cpu *cpu, const struct undo_report *report, struc
     memcpy(fit->gpr, cpu->slot, sizeof fit->gpr);
     fit->more = false;
     fit->finished = true;
-    if (insn->z.meta.category != ZYDIS_CATEGORY_CALL || insn->z.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || !slot)
+    if (insn->z.meta.category != ZYDIS_CATEGORY_CALL || insn->z.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR
+        || !slot)
         return false;
     unsigned size = slot->size / 8;
     stack_undo(cpu, fit, size);

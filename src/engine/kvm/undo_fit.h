@@ -10,8 +10,8 @@ struct undo_report {
     uint64_t address;           // the port, or where in guest memory
     unsigned size, count;       // of one element; ports: how many elements
     const uint8_t *data;
-    // Whether an instruction's source in memory must still hold what was written. It need not: other processors and
-    // devices write too.
+    // Whether an instruction's source in memory must still hold what was written. It need not: other
+    // processors and devices write too.
     bool exact;
 };
 
@@ -25,8 +25,9 @@ struct undo_fit {
     bool proven;                // what it writes is what was reported, byte for byte
 };
 
-// `insn` decodes to where RIP is (finished), or lies at RIP (not finished: a repetition that goes on, or a port access
-// that hardware has left to be skipped). The processor's registers are as KVM left them. The rest of `fit` is filled in.
+// `insn` decodes to where RIP is (finished), or lies at RIP (not finished: a repetition that goes on, or a
+// port access that hardware has left to be skipped). The processor's registers are as KVM left them. The rest
+// of `fit` is filled in.
 bool undo_fits(struct x86_cpu *cpu, const struct undo_report *report, struct undo_fit *fit);
 // A near CALL whose return address is what was written: `fit->insn` ends there, and RIP is its target.
 bool undo_fits_call(struct x86_cpu *cpu, const struct undo_report *report, struct undo_fit *fit);

@@ -6,7 +6,7 @@
 #include "x86/code.h"
 #include "x86/system.h"
 
-// ---- Code --------------------------------------------------------------------------------------------------------
+// ---- Code -------------------------------------------------------------------------------------------------
 
 // The first byte of `size` at most that lie in one page, or NULL.
 static const uint8_t *code_at(struct x86_cpu *cpu, uint64_t linear, unsigned *size)
@@ -67,14 +67,16 @@ static bool is_string(const ZydisDecodedInstruction *z)
     return z->meta.category == ZYDIS_CATEGORY_STRINGOP || z->meta.category == ZYDIS_CATEGORY_IOSTRINGOP;
 }
 
-bool undo_decode(const struct x86_cpu *cpu, const uint8_t *bytes, unsigned size, uint64_t rip, struct undo_insn *insn)
+bool undo_decode(const struct x86_cpu *cpu, const uint8_t *bytes, unsigned size, uint64_t rip,
+                 struct undo_insn *insn)
 {
     ZydisDecoder decoder;
     ZydisDecoderContext context;
     x86_decoder_init(&decoder, cpu->mode);
     if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&decoder, &context, bytes, size, &insn->z)))
         return false;
-    if (!ZYAN_SUCCESS(ZydisDecoderDecodeOperands(&decoder, &context, &insn->z, insn->operand, insn->z.operand_count)))
+    if (!ZYAN_SUCCESS(ZydisDecoderDecodeOperands(&decoder, &context, &insn->z, insn->operand,
+                                                 insn->z.operand_count)))
         return false;
     insn->rip = rip;
     insn->address_mask = insn->z.address_width == 64 ? ~0ull : (1ull << insn->z.address_width) - 1;
@@ -93,7 +95,7 @@ unsigned undo_length(const struct x86_cpu *cpu, const uint8_t *bytes, unsigned s
     return ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&decoder, &context, bytes, size, &z)) ? z.length : 0;
 }
 
-// ---- Addresses ---------------------------------------------------------------------------------------------------
+// ---- Addresses --------------------------------------------------------------------------------------------
 
 static bool code64(const struct x86_cpu *cpu) { return (cpu->mode & X86_MODE_CODE) == X86_MODE_CODE64; }
 
@@ -106,7 +108,8 @@ uint64_t undo_segment_linear(const struct x86_cpu *cpu, unsigned segment, uint64
 }
 
 // BT and its like reach beyond their operand when the bit's number is in a register (SDM vol. 2, BT).
-static uint64_t bit_offset(const struct undo_insn *insn, const ZydisDecodedOperand *operand, const uint64_t *gpr)
+static uint64_t bit_offset(const struct undo_insn *insn, const ZydisDecodedOperand *operand,
+                           const uint64_t *gpr)
 {
     const ZydisDecodedOperand *bit = &insn->operand[1];
     if (insn->z.meta.category != ZYDIS_CATEGORY_BITBYTE || operand != insn->operand
@@ -117,17 +120,18 @@ static uint64_t bit_offset(const struct undo_insn *insn, const ZydisDecodedOpera
     return (uint64_t)(number >> 3) & ~(uint64_t)(operand->size / 8 - 1);
 }
 
-bool undo_operand_linear(const struct x86_cpu *cpu, const struct undo_insn *insn, const ZydisDecodedOperand *operand,
-                         const uint64_t *gpr, uint64_t *linear)
+bool undo_operand_linear(const struct x86_cpu *cpu, const struct undo_insn *insn,
+                         const ZydisDecodedOperand *operand, const uint64_t *gpr, uint64_t *linear)
 {
     const ZydisDecodedOperandMem *mem = &operand->mem;
     const ZydisDecodedInstruction *z = &insn->z;
     if (mem->type == ZYDIS_MEMOP_TYPE_VSIB || ZydisRegisterGetClass(mem->segment) != ZYDIS_REGCLASS_SEGMENT)
         return false;
     uint64_t offset = (uint64_t)mem->disp.value;
-    // SIB base 101 with mod 00 is a displacement and no base, whatever REX.B; with 32-bit addresses Zydis 4.0 takes it
-    // for R13D.
-    if (mem->base == ZYDIS_REGISTER_R13D && z->raw.modrm.mod == 0 && z->raw.modrm.rm == 4 && z->raw.sib.base == 5)
+    // SIB base 101 with mod 00 is a displacement and no base, whatever REX.B; with 32-bit addresses Zydis 4.0
+    // takes it for R13D.
+    if (mem->base == ZYDIS_REGISTER_R13D && z->raw.modrm.mod == 0 && z->raw.modrm.rm == 4
+        && z->raw.sib.base == 5)
         offset = (uint64_t)z->raw.disp.value;
     else if (mem->base == ZYDIS_REGISTER_RIP || mem->base == ZYDIS_REGISTER_EIP)
         offset += insn->rip + z->length;
@@ -158,7 +162,7 @@ const ZydisDecodedOperand *undo_stack_operand(const struct undo_insn *insn)
     return NULL;
 }
 
-// ---- Memory ------------------------------------------------------------------------------------------------------
+// ---- Memory -----------------------------------------------------------------------------------------------
 
 bool undo_translate(struct x86_cpu *cpu, uint64_t linear, uint64_t *gpa)
 {

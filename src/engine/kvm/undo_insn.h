@@ -1,7 +1,7 @@
 // Inside undo: code around a place, one decoded instruction, and where its operands are.
 //
-// Nothing here changes the processor, but for what fetching leaves in its TLB. Operands are worked out from an array of
-// the sixteen general registers, since undo asks for them before and after the instruction.
+// Nothing here changes the processor, but for what fetching leaves in its TLB. Operands are worked out from
+// an array of the sixteen general registers, since undo asks for them before and after the instruction.
 #ifndef BULKHEAD_KVM_UNDO_INSN_H
 #define BULKHEAD_KVM_UNDO_INSN_H
 
@@ -34,15 +34,16 @@ static inline const uint8_t *undo_back(const struct undo_code *code, unsigned n)
     return code->bytes + UNDO_BEFORE - n;
 }
 // Decode one instruction from at most `size` bytes. False: there is none, or it needs more.
-bool undo_decode(const struct x86_cpu *cpu, const uint8_t *bytes, unsigned size, uint64_t rip, struct undo_insn *insn);
+bool undo_decode(const struct x86_cpu *cpu, const uint8_t *bytes, unsigned size, uint64_t rip,
+                 struct undo_insn *insn);
 // Only how long it is; 0: as above.
 unsigned undo_length(const struct x86_cpu *cpu, const uint8_t *bytes, unsigned size);
 
 // The linear address of an offset in a segment, without checks.
 uint64_t undo_segment_linear(const struct x86_cpu *cpu, unsigned segment, uint64_t offset);
 // Of a memory operand (the stack's own excepted). False: not one address (a gather or scatter).
-bool undo_operand_linear(const struct x86_cpu *cpu, const struct undo_insn *insn, const ZydisDecodedOperand *operand,
-                         const uint64_t *gpr, uint64_t *linear);
+bool undo_operand_linear(const struct x86_cpu *cpu, const struct undo_insn *insn,
+                         const ZydisDecodedOperand *operand, const uint64_t *gpr, uint64_t *linear);
 uint64_t undo_stack_mask(const struct x86_cpu *cpu);
 // The hidden stack operand, or NULL.
 const ZydisDecodedOperand *undo_stack_operand(const struct undo_insn *insn);

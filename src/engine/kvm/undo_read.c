@@ -43,7 +43,8 @@ static bool is_plain_load(struct x86_cpu *cpu, const struct kvm_run *run, const 
         && undo_translate(cpu, linear, &gpa) && gpa == run->mmio.phys_addr;
 }
 
-// Reading and writing vector registers alike: an operation on them may leave marks in MXCSR, which Zydis does not list.
+// Reading and writing vector registers alike: an operation on them may leave marks in MXCSR, which Zydis does
+// not list.
 static bool changes_fpu(const struct undo_insn *insn)
 {
     switch (insn->z.mnemonic) {
