@@ -296,7 +296,7 @@ static void test_eoi_exit(void **state)
 
     (void)state;
     NEEDS(engine_has_apic());
-    p = apic_guest(memory, 1, sleeper, sizeof(sleeper));
+    p = apic_guest(memory, 1, spinner, sizeof(spinner));
     set_handler(memory, VECTOR, count_and_eoi, sizeof(count_and_eoi));
     memset(&interrupt, 0, sizeof(interrupt));
     interrupt.TriggerMode = WHvX64InterruptTriggerModeLevel;

@@ -1,6 +1,8 @@
 // Who may touch a processor: tickets, and a runner that lets them in in turn.
 #include "engine/common/turnstile.h"
 
+#include "os/wait.h"
+
 void turnstile_init(struct turnstile *t)
 {
     pthread_mutex_init(&t->lock, NULL);
@@ -8,7 +10,9 @@ void turnstile_init(struct turnstile *t)
     pthread_cond_init(&t->left, NULL);
     atomic_init(&t->asked, 0);
     atomic_init(&t->busy, false);
-    t->admitted = t->done = 0;
+    atomic_init(&t->admitted, 0);
+    atomic_init(&t->turn, 0);
+    t->done = 0;
 }
 
 void turnstile_destroy(struct turnstile *t)
@@ -30,6 +34,19 @@ void turnstile_enter(struct turnstile *t, uint32_t ticket)
         pthread_cond_wait(&t->admit, &t->lock);
 }
 
+bool turnstile_try_enter(struct turnstile *t, uint32_t ticket, uint64_t nanoseconds)
+{
+    uint32_t turn = atomic_load(&t->turn);
+    if (atomic_load(&t->busy) && (int32_t)(ticket - atomic_load(&t->admitted)) >= 0) {
+        os_wait(&t->turn, turn, nanoseconds);
+        if (atomic_load(&t->busy) && (int32_t)(ticket - atomic_load(&t->admitted)) >= 0)
+            return false;
+    }
+    // Admitted, or no guest code runs; if it does by now, its runner has found the ticket. The lock is soon free.
+    turnstile_enter(t, ticket);
+    return true;
+}
+
 void turnstile_leave(struct turnstile *t)
 {
     if (++t->done == t->admitted)
@@ -43,11 +60,20 @@ void turnstile_come_back(struct turnstile *t)
     pthread_mutex_lock(&t->lock);
 }
 
+static void call_in(struct turnstile *t)
+{
+    pthread_cond_broadcast(&t->admit);
+    if (!turnstile_wanted(t))
+        return;
+    atomic_fetch_add(&t->turn, 1);
+    os_wake(&t->turn);
+}
+
 // No guest code runs from here on: whoever has asked may come in.
 void turnstile_stand_aside(struct turnstile *t)
 {
     atomic_store(&t->busy, false);
-    pthread_cond_broadcast(&t->admit);
+    call_in(t);
     pthread_mutex_unlock(&t->lock);
 }
 
@@ -55,7 +81,7 @@ void turnstile_stand_aside(struct turnstile *t)
 void turnstile_give_way(struct turnstile *t)
 {
     t->admitted = atomic_load(&t->asked);
-    pthread_cond_broadcast(&t->admit);
+    call_in(t);
     while (t->done != t->admitted)
         pthread_cond_wait(&t->left, &t->lock);
 }

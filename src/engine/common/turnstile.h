@@ -16,7 +16,8 @@ struct turnstile {
     pthread_cond_t left;                // all who were let in have left
     _Atomic uint32_t asked;             // tickets given out
     atomic_bool busy;                   // a thread runs the processor, and it is not asleep
-    uint32_t admitted;                  // under lock, while busy: tickets below this may come in
+    _Atomic uint32_t admitted;          // written under lock; while busy: tickets below this may come in
+    _Atomic uint32_t turn;              // moves on when somebody may come in
     uint32_t done;                      // under lock: visits that have ended
 };
 
@@ -28,6 +29,9 @@ void turnstile_destroy(struct turnstile *t);
 uint32_t turnstile_ask(struct turnstile *t);
 void turnstile_enter(struct turnstile *t, uint32_t ticket);
 void turnstile_leave(struct turnstile *t);
+// The same, but come back without having entered (false) when it takes longer than `nanoseconds`, so that the processor
+// can be asked again.
+bool turnstile_try_enter(struct turnstile *t, uint32_t ticket, uint64_t nanoseconds);
 
 // Runner. It holds the lock from come_back to stand_aside, and no guest code runs outside of that.
 void turnstile_come_back(struct turnstile *t);

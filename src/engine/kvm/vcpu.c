@@ -33,12 +33,17 @@ void kvm_vcpu_cancel(struct vp *vp)
     kick(v);
 }
 
+// A processor that has just let visitors in goes into the guest once more before it lets in the next ones, or a few of
+// them could keep it from ever executing an instruction. Their kicks are lost on it then: they kick again.
+#define KICK_AGAIN_NS 50000u
+
 void kvm_vcpu_stop(struct kvm_vcpu *v)
 {
     uint32_t ticket = turnstile_ask(&v->turnstile);
-    if (atomic_load(&v->turnstile.busy))
-        kick(v);
-    turnstile_enter(&v->turnstile, ticket);
+    do
+        if (atomic_load(&v->turnstile.busy))
+            kick(v);
+    while (!turnstile_try_enter(&v->turnstile, ticket, KICK_AGAIN_NS));
 }
 
 void kvm_vcpu_go(struct kvm_vcpu *v)
@@ -105,6 +110,7 @@ static HRESULT set_up(struct kvm_vcpu *v, bool used)
     // KVM looks for the destinations of messages in a map that it does not make anew for a processor that is only created.
     if (SUCCEEDED(hr) && v->kvm->apic)
         hr = kvm_apic_reset(&v->kvm->interrupts, v->fd, vp->index);
+    v->waits = v->kvm->apic && vp->index;
     UINT32 id[4];
     partition_cpuid(vp, 1, 0, id);
     cpu->slot[X86_RDX] = id[0];         // SDM vol. 3A table 10-1
@@ -224,10 +230,12 @@ static HRESULT events(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTE
         *step = window(v, exit, WHvX64PendingInterrupt);
         return S_OK;
     }
-    // KVM tells when interrupts open, and without an APIC of its own when CR8 falls. Of nothing else.
-    if (!v->kvm->apic && p->notify_interrupt && !open)
+    // KVM tells when interrupts open, and when CR8 falls, if it has no APIC; but one that emulates the guest's instructions
+    // misses a window of one instruction. Of nothing else does it tell.
+    bool told = !v->kvm->apic && kvm_host()->hardware;
+    if (told && p->notify_interrupt && !open)
         v->run->request_interrupt_window = 1;
-    v->single_step = p->notify_nmi || (v->kvm->apic && (p->ext_int_valid || p->notify_interrupt)
+    v->single_step = p->notify_nmi || ((p->ext_int_valid || p->notify_interrupt) && !told
                                        && v->mp_state != KVM_MP_STATE_HALTED);
     return S_OK;
 }
@@ -305,6 +313,17 @@ static HRESULT enter(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEX
 {
     uint32_t changed = v->changed & KVM_GROUPS_SYNCED;
     kvm_state_prepare_run(v);
+    // An INIT that waits comes before the registers that go with KVM_RUN, and it leaves some bits of CR0 alone.
+    if (v->waits && (changed & REGISTER_SYSTEM)) {
+        int answer = kvm_ioctl(v->fd, KVM_SET_SREGS, &v->run->s.regs.sregs);
+        if (answer == -EINVAL) {
+            *step = refused(v, exit);
+            return S_OK;
+        }
+        if (answer < 0)
+            return kvm_hresult(answer);
+    }
+    v->waits = false;
     int answer = kvm_ioctl_value(v->fd, KVM_RUN, 0);
     if (answer == -EINVAL && changed) {
         *step = refused(v, exit);
@@ -342,12 +361,11 @@ static HRESULT run_step(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CON
         *step = canceled(v, exit);
         return S_OK;
     }
-    if (turnstile_wanted(&v->turnstile)) {
+    bool gave_way = turnstile_wanted(&v->turnstile);
+    if (gave_way) {
         atomic_store(&v->entered, 0);
         turnstile_give_way(&v->turnstile);
         atomic_store(&v->entered, v->thread);
-        *step = STEP_AGAIN;
-        return S_OK;
     }
     *step = STEP_RUN;
     if (v->p.settle)
@@ -372,7 +390,7 @@ static HRESULT run_step(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CON
         return hr;
     // kvm_half_resolve has used immediate_exit: look again, for what it may have covered.
     __atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
-    if ((atomic_load(&v->attention) & KVM_ATTENTION_CANCEL) || turnstile_wanted(&v->turnstile)) {
+    if ((atomic_load(&v->attention) & KVM_ATTENTION_CANCEL) || (!gave_way && turnstile_wanted(&v->turnstile))) {
         *step = STEP_AGAIN;
         return S_OK;
     }

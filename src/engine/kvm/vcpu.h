@@ -79,6 +79,7 @@ struct kvm_vcpu {
     struct kvm_undo_registers before;
     bool pending_in_kvm;                // p.pending is what KVM has: it will deliver it
     struct x86_exception pending_of_kvm;
+    bool waits;                         // has not run yet, and waits for another processor to start it
     bool watch_eoi;                     // eoi_late: a level-triggered interrupt may be under way here
     bool single_step;                   // wait for something that KVM does not tell of, instruction by instruction
     uint32_t debug_control;             // KVM_SET_GUEST_DEBUG as last set
@@ -87,8 +88,8 @@ struct kvm_vcpu {
     uint64_t apic_base;                 // as KVM has it; 0: not known
     struct kvm_tsc_registers tsc;       // KVM_GROUP_TSC
     uint8_t apic_page[KVM_APIC_PAGE_SIZE], apic_before[KVM_APIC_PAGE_SIZE];    // KVM_GROUP_APIC, and as fetched
-    struct kvm_xsave xsave;             // what FPU registers come in
     struct insn room[2];                // the instruction that is stepped
+    struct kvm_xsave xsave;             // what FPU registers come in; last, as its size is open
 };
 
 static inline struct kvm_vcpu *kvm_vcpu_of(struct processor *p) { return (struct kvm_vcpu *)p; }
