@@ -193,7 +193,9 @@ static inline bool engine_executes(const void *code, size_t size)
 static inline void needs_vector_code(void)
 {
     static const uint8_t code[] = {0x0F, 0x58, 0xC1,    // addps xmm0, xmm1
+                                   0xDB, 0xE3,          // fninit
                                    0xD9, 0xE8,          // fld1
+                                   0xD9, 0xE8,
                                    0xDE, 0xC1};         // faddp
 
     if (strcmp(engine_name(), "soft") != 0 && !engine_executes(code, sizeof(code)))
