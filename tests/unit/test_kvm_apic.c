@@ -110,12 +110,20 @@ static void test_setup(void **state)
     assert_int_equal(kernel.cap[1].cap, KVM_CAP_DISABLE_QUIRKS);
     assert_int_equal(kernel.cap[1].args[0], KVM_X86_QUIRK_LINT0_REENABLED | KVM_X86_QUIRK_LAPIC_MMIO_HOLE);
     assert_int_equal(kernel.cap[2].cap, KVM_CAP_X2APIC_API);
-    assert_int_equal(kernel.cap[2].args[0], 3);
+    assert_int_equal(kernel.cap[2].args[0], 11);
     assert_int_equal(kernel.cap[3].cap, KVM_CAP_X86_APIC_BUS_CYCLES_NS);
     assert_int_equal(kernel.cap[3].args[0], 5);
     kvm_apic_destroy(&a);
 
-    // Nothing is asked for that is not needed: an older kernel will do.
+    // An older kernel will do, and nothing is asked for that is not needed.
+    memset(&kernel, 0, sizeof kernel);
+    kernel.fail_at = 3;
+    kernel.error = -EINVAL;
+    assert_ok(kvm_apic_setup(&a, VM, WHvX64LocalApicEmulationModeX2Apic, 1));
+    assert_int_equal(kernel.calls, 4);
+    assert_int_equal(kernel.caps, 3);
+    assert_int_equal(kernel.cap[2].args[0], 3);
+    kvm_apic_destroy(&a);
     memset(&kernel, 0, sizeof kernel);
     assert_ok(kvm_apic_setup(&a, VM, WHvX64LocalApicEmulationModeXApic, 1));
     assert_int_equal(kernel.caps, 2);
@@ -274,9 +282,25 @@ static void test_eoi(void **state)
     assert_true(tells);
     assert_ok(kvm_apic_tells_eoi(PROCESSOR, 0x42, &tells));
     assert_false(tells);
-    kernel.fail_at = 3;
+    // Level-triggered, and neither waiting nor in service; then each.
+    bool waiting = true;
+    assert_ok(kvm_apic_level_waiting(PROCESSOR, &waiting));
+    assert_false(waiting);
+    set_reg(0x100 + 0x20, 4);
+    assert_ok(kvm_apic_level_waiting(PROCESSOR, &waiting));
+    assert_false(waiting);
+    for (unsigned offset = 0x100; offset <= 0x200; offset += 0x100) {
+        set_reg(offset + 0x20, 6);
+        assert_ok(kvm_apic_level_waiting(PROCESSOR, &waiting));
+        assert_true(waiting);
+        set_reg(offset + 0x20, 0);
+    }
+    kernel.calls = 0;
+    kernel.fail_at = 1;
     kernel.error = -ENOMEM;
     assert_hr(kvm_apic_tells_eoi(PROCESSOR, 0x41, &tells), E_OUTOFMEMORY);
+    kernel.calls = 0;
+    assert_hr(kvm_apic_level_waiting(PROCESSOR, &waiting), E_OUTOFMEMORY);
     kvm_apic_destroy(&a);
 }
 

@@ -218,7 +218,8 @@ static void run_to_port(struct machine *m, unsigned n, uint16_t port)
 // ---- EOI ---------------------------------------------------------------------------------------------------------
 
 // Run until the handler is through, and say whether KVM has told of its EOI: before the next instruction where hardware
-// runs the guest; KVM's instruction emulator goes on for a while, to the handler's way out and beyond.
+// runs the guest. A KVM that emulates the guest's instructions ends the interrupt when it delivers it, and then goes on
+// for a while before it tells, to the handler's way out and beyond.
 static bool run_handler(struct machine *m, unsigned vector, bool routed)
 {
     unsigned eois = 0, outs = 0;
@@ -270,6 +271,36 @@ static void test_eoi(void **state)
         skip();
     eoi(XAPIC_BASE);
     eoi(X2APIC_BASE);
+}
+
+// Told at once, and before a halt, while the guest is stepped: what the engine does where KVM emulates the guest.
+static void test_eoi_by_step(void **state)
+{
+    (void)state;
+    if (!available())
+        skip();
+    struct machine m = start(1, XAPIC_BASE, sleeper, sizeof sleeper);
+    struct kvm_guest_debug step = { .control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP };
+    bool waiting, tells;
+    set_handler(&m, VECTOR, quietly, sizeof quietly);
+    assert_ok(kvm_apic_level_waiting(m.fd[0], &waiting));
+    assert_false(waiting);
+    must(ioctl(m.fd[0], KVM_SET_GUEST_DEBUG, &step));
+    for (unsigned n = 1; n <= 5; n++) {
+        unsigned steps = 0;
+        fixed(&m, true, VECTOR);
+        while (run(&m, 0) == KVM_EXIT_DEBUG) {
+            assert_ok(kvm_apic_level_waiting(m.fd[0], &waiting));
+            assert_true(waiting || counter(&m) == n);
+            assert_true(++steps < 10);
+        }
+        assert_int_equal(m.run[0]->exit_reason, KVM_EXIT_IOAPIC_EOI);
+        assert_ok(kvm_apic_tells_eoi(m.fd[0], VECTOR, &tells));
+        assert_true(tells);
+        assert_ok(kvm_apic_level_waiting(m.fd[0], &waiting));
+        assert_false(waiting);
+    }
+    stop(&m);
 }
 
 // A level-triggered interrupt that came with a restored state.
@@ -451,6 +482,14 @@ static void state_round_trip(uint64_t base)
 {
     struct machine m = start(2, base, sleeper, sizeof sleeper);
     bool x2apic = base == X2APIC_BASE;
+    // What the guest reads of its version, where the kernel can show that.
+    if (ioctl(m.vm, KVM_CHECK_EXTENSION, KVM_CAP_X2APIC_API) & KVM_X2APIC_DISABLE_SUPPRESS_EOI_BROADCAST) {
+        struct kvm_lapic_state raw;
+        uint32_t version;
+        must(ioctl(m.fd[0], KVM_GET_LAPIC, &raw));
+        memcpy(&version, raw.regs + 0x30, sizeof version);
+        assert_int_equal(version, 0x50014);
+    }
     srand(5);
     assert_int_equal(get(&m, 1, base, 0x20), x2apic ? 1 : 1u << 24);
     assert_int_equal(get(&m, 1, base, 0x30), 0x50014);
@@ -586,6 +625,7 @@ int main(void)
     sigaction(SIGALRM, &action, NULL);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_eoi),
+        cmocka_unit_test(test_eoi_by_step),
         cmocka_unit_test(test_eoi_after_restore),
         cmocka_unit_test(test_wakes),
         cmocka_unit_test(test_software_disabled),

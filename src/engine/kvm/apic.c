@@ -35,6 +35,14 @@ static int enable(int vm, uint32_t capability, uint64_t argument)
     return kvm_ioctl(vm, KVM_ENABLE_CAP, &cap);
 }
 
+// A kernel that knows how shows no suppression of EOI broadcasts; older ones show it and do not have it.
+static int enable_x2apic(int vm)
+{
+    uint64_t flags = KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK;
+    int answer = enable(vm, KVM_CAP_X2APIC_API, flags | KVM_X2APIC_DISABLE_SUPPRESS_EOI_BROADCAST);
+    return answer == -EINVAL ? enable(vm, KVM_CAP_X2APIC_API, flags) : answer;
+}
+
 HRESULT kvm_apic_setup(struct kvm_apic *a, int vm, WHV_X64_LOCAL_APIC_EMULATION_MODE mode, uint32_t bus_ns)
 {
     memset(a, 0, sizeof *a);
@@ -46,7 +54,7 @@ HRESULT kvm_apic_setup(struct kvm_apic *a, int vm, WHV_X64_LOCAL_APIC_EMULATION_
     if (answer >= 0)
         answer = enable(vm, KVM_CAP_DISABLE_QUIRKS, KVM_X86_QUIRK_LINT0_REENABLED | KVM_X86_QUIRK_LAPIC_MMIO_HOLE);
     if (answer >= 0 && a->x2apic)
-        answer = enable(vm, KVM_CAP_X2APIC_API, KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK);
+        answer = enable_x2apic(vm);
     if (answer >= 0 && bus_ns != 1)     // what KVM has by itself
         answer = enable(vm, KVM_CAP_X86_APIC_BUS_CYCLES_NS, bus_ns);
     if (answer < 0)

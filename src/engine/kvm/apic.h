@@ -6,7 +6,8 @@
 // passed on is what the processor's trigger mode register says: it follows the last acceptance of the vector there.
 // KVM tells when it next enters the guest. Where hardware runs the guest, that is before the next instruction. Where
 // KVM's emulator does, it goes on without entering, also into a halt, and has room for one vector: the engine must have
-// such a processor stop after each instruction for as long as kvm_apic_level_waiting says so.
+// such a processor stop after each instruction for as long as kvm_apic_level_waiting says so. (Such a KVM may also end an
+// interrupt when it delivers it: its in-service register is never seen set, and its EOI is told early.)
 //
 // Destinations. A device's 8-bit destination of all ones is everybody, in xAPIC and x2APIC mode alike; so is one of 32
 // bits. KVM's broadcast for the one mode does not reach processors in the other: what goes to everybody goes twice.
