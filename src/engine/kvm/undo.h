@@ -19,6 +19,14 @@
 //                                                             is wider than 8 bytes or goes on in another
 //                                                             page
 //
+// What KVM has overwritten is lost: RFLAGS.RF and the interrupt shadow (they are off afterwards), the upper
+// halves of registers that an instruction with 32-bit operands or addresses has cleared, and for a
+// read-modify-write on memory that can only be read the arithmetic flags. Running the instruction again makes
+// the same of them.
+//
+// Not found: what pushes more than one thing and jumps (far CALL, INT), ENTER, a CMPXCHG that fails, and
+// read-modify-write with vector registers, where their write is what KVM exits for.
+//
 // Everything here is a function of the processor's view (struct x86_cpu, loaded and settled, its bus able to
 // fetch code and translate) and of kvm_run's contents; nothing calls the kernel.
 #ifndef BULKHEAD_KVM_UNDO_H

@@ -409,9 +409,8 @@ static bool memory_fits(struct x86_cpu *cpu, const struct undo_report *report, s
     return reads ? modify_fits(cpu, report, fit) : store_fits(cpu, report, fit);
 }
 
-// With 32-bit addresses KVM keeps the upper halves of a string instruction's registers, and processors clear
-// them (masked_increment in the kernel's emulate.c; SDM vol. 1 3.4.1.1). With something in them it is hardly
-// what ran.
+// With 32-bit addresses a string instruction in 64-bit code clears the upper halves of its registers (SDM
+// vol. 1 3.4.1.1). What they were is lost; with something in them afterwards it is hardly what ran.
 static bool has_upper_halves(const struct undo_fit *fit)
 {
     uint64_t used = 0;
