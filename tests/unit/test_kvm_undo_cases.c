@@ -281,6 +281,29 @@ static void test_first_of_its_page(void **state)
     assert_int_equal(undo.length, 1);
 }
 
+// Looking at code around an instruction leaves no trace in the tables.
+static void test_no_page_is_marked(void **state)
+{
+    struct bench *b = *state;
+    struct machine *m = &b->machine;
+    struct x86_cpu *cpu = &m->cpu;
+    bench_mode(b, CODE64);
+    poke64(m, 0x3000, 0x4007);                  // pages of 4 KiB
+    for (unsigned n = 0; n < 512; n++)
+        poke64(m, 0x4000 + n * 8, n << 12 | 7);
+    x86_settle_state(cpu);
+    static const uint8_t store[] = { 0x89, 0x07 };
+    memcpy(m->ram + 0x20fff, store, sizeof store);
+    cpu->slot[X86_RDI] = DEVICE + 0x40;
+    cpu->slot[X86_RAX] = 0x44332211;
+    cpu->rip = 0x21001;
+    report_memory(b, true, DEVICE + 0x40, 4, "\x11\x22\x33\x44");
+    assert_true(bench_undo(b, false, &ambiguous, &undo));
+    assert_int_equal(cpu->rip, 0x20fff);
+    for (unsigned n = 0; n < 512; n++)
+        assert_int_equal(peek64(m, 0x4000 + n * 8), n << 12 | 7);
+}
+
 // In 16-bit code RIP comes round, or stands just above.
 static void test_end_of_segment(void **state)
 {
@@ -475,7 +498,7 @@ int main(void)
         CASE(test_out_after_likenesses), CASE(test_wrong_port_or_data), CASE(test_outs_of_many),
         CASE(test_source_changed), CASE(test_repetition_told_by_rf), CASE(test_ins_writes),
         CASE(test_places_seen), CASE(test_code_gone), CASE(test_code_out_of_reach),
-        CASE(test_first_of_its_page), CASE(test_end_of_segment),
+        CASE(test_first_of_its_page), CASE(test_end_of_segment), CASE(test_no_page_is_marked),
         CASE(test_more_in_the_next_page), CASE(test_feeding), CASE(test_not_feeding), CASE(test_not_plain),
         CASE(test_changes_fpu),
     };

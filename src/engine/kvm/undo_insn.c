@@ -3,18 +3,29 @@
 
 #include <string.h>
 
-#include "x86/code.h"
 #include "x86/system.h"
 
 // ---- Code -------------------------------------------------------------------------------------------------
 
-// The first byte of `size` at most that lie in one page, or NULL.
+static bool code64(const struct x86_cpu *cpu) { return (cpu->mode & X86_MODE_CODE) == X86_MODE_CODE64; }
+
+// Code at `linear`, of which `size` is cut to what lies in one page; NULL: it cannot be fetched. A fetch by
+// the processor would mark the page as accessed, and this is not one.
 static const uint8_t *code_at(struct x86_cpu *cpu, uint64_t linear, unsigned *size)
 {
     unsigned part = X86_PAGE_SIZE - (unsigned)(linear & X86_PAGE_MASK);
     if (*size > part)
         *size = part;
-    return x86_fetch_pointer(cpu, linear);
+    const struct x86_tlb_entry *entry = x86_tlb_slot(cpu->tlb, linear);
+    if (X86_TLB_HIT(entry, execute, linear, 1))
+        return x86_tlb_host(entry, linear);
+    if (code64(cpu) && !x86_canonical(linear))
+        return NULL;
+    struct x86_walk_result w = x86_walk(cpu, linear, X86_EXECUTE, X86_WALK_UNCACHED);
+    if (!w.ok)
+        return NULL;
+    struct x86_page page = undo_page(cpu, w.t.gpa);
+    return page.host && page.execute ? page.host + (w.t.gpa & X86_PAGE_MASK) : NULL;
 }
 
 static void fetch_after(struct x86_cpu *cpu, struct undo_code *code)
@@ -50,16 +61,10 @@ static void fetch_before(struct x86_cpu *cpu, struct undo_code *code, unsigned b
 
 void undo_fetch(struct x86_cpu *cpu, uint64_t rip, unsigned before, struct undo_code *code)
 {
-    struct x86_exit exit = cpu->exit;
-    struct x86_exception exception = cpu->exception;
-    enum x86_leave leave = cpu->leave;
     code->rip = rip;
     code->before = code->after = 0;
     fetch_after(cpu, code);
     fetch_before(cpu, code, before);
-    cpu->exit = exit;
-    cpu->exception = exception;
-    cpu->leave = leave;
 }
 
 static bool is_string(const ZydisDecodedInstruction *z)
@@ -96,8 +101,6 @@ unsigned undo_length(const struct x86_cpu *cpu, const uint8_t *bytes, unsigned s
 }
 
 // ---- Addresses --------------------------------------------------------------------------------------------
-
-static bool code64(const struct x86_cpu *cpu) { return (cpu->mode & X86_MODE_CODE) == X86_MODE_CODE64; }
 
 uint64_t undo_segment_linear(const struct x86_cpu *cpu, unsigned segment, uint64_t offset)
 {

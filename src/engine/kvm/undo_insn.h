@@ -1,7 +1,7 @@
 // Inside undo: code around a place, one decoded instruction, and where its operands are.
 //
-// Nothing here changes the processor, but for what fetching leaves in its TLB. Operands are worked out from
-// an array of the sixteen general registers, since undo asks for them before and after the instruction.
+// Nothing here changes the processor, or marks guest pages as accessed. Operands are worked out from an array
+// of the sixteen general registers, since undo asks for them before and after the instruction.
 #ifndef BULKHEAD_KVM_UNDO_INSN_H
 #define BULKHEAD_KVM_UNDO_INSN_H
 
