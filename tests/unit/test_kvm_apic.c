@@ -295,12 +295,21 @@ static void test_eoi(void **state)
         assert_true(waiting);
         set_reg(offset + 0x20, 0);
     }
+    int vector = 0;
+    assert_ok(kvm_apic_in_service(PROCESSOR, &vector));
+    assert_int_equal(vector, -1);
+    set_reg(0x100 + 0x20, 6);
+    set_reg(0x100 + 0x10, UINT32_MAX);
+    assert_ok(kvm_apic_in_service(PROCESSOR, &vector));
+    assert_int_equal(vector, 0x42);
     kernel.calls = 0;
     kernel.fail_at = 1;
     kernel.error = -ENOMEM;
     assert_hr(kvm_apic_tells_eoi(PROCESSOR, 0x41, &tells), E_OUTOFMEMORY);
     kernel.calls = 0;
     assert_hr(kvm_apic_level_waiting(PROCESSOR, &waiting), E_OUTOFMEMORY);
+    kernel.calls = 0;
+    assert_hr(kvm_apic_in_service(PROCESSOR, &vector), E_OUTOFMEMORY);
     kvm_apic_destroy(&a);
 }
 

@@ -47,6 +47,8 @@ CHECKED HRESULT kvm_apic_local_interrupt(struct kvm_apic *a, int fd, uint64_t ba
 CHECKED HRESULT kvm_apic_tells_eoi(int fd, uint32_t vector, bool *tells);
 // Whether a level-triggered interrupt has been requested and not ended. The processor stands still.
 CHECKED HRESULT kvm_apic_level_waiting(int fd, bool *waiting);
+// The highest vector in service, or -1. The processor stands still.
+CHECKED HRESULT kvm_apic_in_service(int fd, int *vector);
 
 // The 4,096-byte register page at 16-byte stride (WHP's standard form), whatever the APIC's mode. The processor stands
 // still.

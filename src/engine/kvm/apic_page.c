@@ -226,6 +226,21 @@ HRESULT kvm_apic_level_waiting(int fd, bool *waiting)
     return S_OK;
 }
 
+HRESULT kvm_apic_in_service(int fd, int *vector)
+{
+    struct kvm_lapic_state state;
+    int answer = kvm_ioctl(fd, KVM_GET_LAPIC, &state);
+    if (answer < 0)
+        return kvm_hresult(answer);
+    *vector = -1;
+    for (int word = 7; word >= 0 && *vector < 0; word--) {
+        uint32_t bits = apic_register(&state, APIC_ISR + (unsigned)word * 16);
+        if (bits)
+            *vector = word * 32 + 31 - __builtin_clz(bits);
+    }
+    return S_OK;
+}
+
 HRESULT kvm_apic_set_page(struct kvm_apic *a, int fd, uint64_t base, const uint8_t page[KVM_APIC_PAGE_SIZE],
                           const uint8_t *before)
 {

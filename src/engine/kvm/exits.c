@@ -83,6 +83,32 @@ static HRESULT instruction(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_
     return S_OK;
 }
 
+// A KVM that emulates the guest takes an event from its APIC and forgets it when the memory for its delivery is missing.
+// Such an event is pending again. It shows by an interrupt in service while interrupts are open (this kind of KVM ends
+// an interrupt when it delivers it), and by NMIs that have become blocked.
+static HRESULT undelivered(struct kvm_vcpu *v)
+{
+    struct processor *p = &v->p;
+    int vector = -1;
+    if (!v->kvm->eoi_late || p->pending_valid)
+        return S_OK;
+    if (p->cpu.nmi_blocked && !v->nmi_was_blocked) {
+        p->cpu.nmi_blocked = false;
+        vector = X86_NMI;
+    } else if (p->cpu.rflags & X86_IF) {
+        HRESULT hr = kvm_apic_in_service(v->fd, &vector);
+        if (FAILED(hr))
+            return hr;
+        if (vector != v->run->s.regs.events.interrupt.nr)
+            vector = -1;
+    }
+    if (vector >= 0) {
+        p->pending = (struct x86_exception){ .vector = (uint8_t)vector };
+        p->pending_valid = p->pending_external = true;
+    }
+    return S_OK;
+}
+
 // KVM has met a triple fault. What it takes for one may be guest memory that is missing on the way to a handler, which is an
 // exit of its own: the interpreter tells the one from the other. Processors whose state does not outlive a triple fault
 // come back reset (AMD's: arch/x86/kvm/svm/svm.c, shutdown_interception).
@@ -90,8 +116,10 @@ static HRESULT shutdown(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CON
 {
     const struct x86_cpu *cpu = &v->p.cpu;
     bool reset = cpu->rip == 0xfff0 && cpu->slot[X86_SLOT_SEGMENT + X86_CS] == 0xffff0000 && !(cpu->cr0 & X86_CR0_PE);
-    if (!reset)
-        return instruction(v, step, exit);
+    if (!reset) {
+        HRESULT hr = undelivered(v);
+        return FAILED(hr) ? hr : instruction(v, step, exit);
+    }
     *step = exit_with(v, exit, WHvRunVpExitReasonUnrecoverableException);
     return S_OK;
 }

@@ -324,6 +324,7 @@ static HRESULT enter(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEX
             return kvm_hresult(answer);
     }
     v->waits = false;
+    v->nmi_was_blocked = v->p.cpu.nmi_blocked;
     int answer = kvm_ioctl_value(v->fd, KVM_RUN, 0);
     if (answer == -EINVAL && changed) {
         *step = refused(v, exit);

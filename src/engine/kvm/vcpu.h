@@ -80,6 +80,7 @@ struct kvm_vcpu {
     bool pending_in_kvm;                // p.pending is what KVM has: it will deliver it
     struct x86_exception pending_of_kvm;
     bool waits;                         // has not run yet, and waits for another processor to start it
+    bool nmi_was_blocked;               // when KVM was entered
     bool watch_eoi;                     // eoi_late: a level-triggered interrupt may be under way here
     bool single_step;                   // wait for something that KVM does not tell of, instruction by instruction
     uint32_t debug_control;             // KVM_SET_GUEST_DEBUG as last set
