@@ -1,5 +1,5 @@
-// Unit tests of the kvm engine's local APICs with a kernel that is made up: what is asked of it, what its refusals do,
-// and that the state has the form and the rules of the soft engine's.
+// Unit tests of the kvm engine's local APICs with a kernel that is made up: what is asked of it, what its
+// refusals do, and that the state has the form and the rules of the soft engine's.
 #include "unit.h"
 
 #include <errno.h>
@@ -16,7 +16,7 @@
 #define XAPIC_BASE (0xFEE00000u | 1u << 11)
 #define X2APIC_BASE (XAPIC_BASE | 1u << 10)
 
-// ---- The kernel --------------------------------------------------------------------------------------------------
+// ---- The kernel -------------------------------------------------------------------------------------------
 
 static struct {
     unsigned calls, fail_at;            // the call that fails, from 1
@@ -37,7 +37,10 @@ static uint32_t reg(uint32_t offset)
     return value;
 }
 
-static void set_reg(uint32_t offset, uint32_t value) { memcpy(kernel.lapic.regs + offset, &value, sizeof value); }
+static void set_reg(uint32_t offset, uint32_t value)
+{
+    memcpy(kernel.lapic.regs + offset, &value, sizeof value);
+}
 
 static int answer_vm(unsigned long request, void *argument)
 {
@@ -96,7 +99,7 @@ static struct kvm_apic make(bool x2apic)
     return a;
 }
 
-// ---- Set-up ------------------------------------------------------------------------------------------------------
+// ---- Set-up -----------------------------------------------------------------------------------------------
 
 static void test_setup(void **state)
 {
@@ -134,12 +137,13 @@ static void test_setup(void **state)
         memset(&kernel, 0, sizeof kernel);
         kernel.fail_at = n;
         kernel.error = n % 2 ? -ENOMEM : -EINVAL;
-        assert_hr(kvm_apic_setup(&a, VM, WHvX64LocalApicEmulationModeX2Apic, 5), n % 2 ? E_OUTOFMEMORY : E_FAIL);
+        assert_hr(kvm_apic_setup(&a, VM, WHvX64LocalApicEmulationModeX2Apic, 5),
+                  n % 2 ? E_OUTOFMEMORY : E_FAIL);
         assert_int_equal(kernel.calls, n);
     }
 }
 
-// ---- Requests ----------------------------------------------------------------------------------------------------
+// ---- Requests ---------------------------------------------------------------------------------------------
 
 static WHV_INTERRUPT_CONTROL control(WHV_INTERRUPT_TYPE type, bool logical, bool level, uint32_t destination,
                                      uint32_t vector)
@@ -147,7 +151,8 @@ static WHV_INTERRUPT_CONTROL control(WHV_INTERRUPT_TYPE type, bool logical, bool
     WHV_INTERRUPT_CONTROL interrupt;
     memset(&interrupt, 0, sizeof interrupt);
     interrupt.Type = type;
-    interrupt.DestinationMode = logical ? WHvX64InterruptDestinationModeLogical : WHvX64InterruptDestinationModePhysical;
+    interrupt.DestinationMode = logical ? WHvX64InterruptDestinationModeLogical
+                                        : WHvX64InterruptDestinationModePhysical;
     interrupt.TriggerMode = level ? WHvX64InterruptTriggerModeLevel : WHvX64InterruptTriggerModeEdge;
     interrupt.Destination = destination;
     interrupt.Vector = vector;
@@ -189,8 +194,8 @@ static void test_messages(void **state)
     };
     for (unsigned n = 0; n < sizeof cases / sizeof cases[0]; n++) {
         struct kvm_apic a = make(cases[n].x2apic);
-        WHV_INTERRUPT_CONTROL interrupt = control(cases[n].type, cases[n].logical, false, cases[n].destination,
-                                                  cases[n].vector);
+        WHV_INTERRUPT_CONTROL interrupt = control(cases[n].type, cases[n].logical, false,
+                                                  cases[n].destination, cases[n].vector);
         kernel.answer[0] = -EPERM;      // how KVM says that there is nobody
         assert_ok(kvm_apic_request(&a, &interrupt));
         assert_int_equal(kernel.messages, cases[n].count);
@@ -261,7 +266,8 @@ static void test_routes(void **state)
     assert_int_equal(kernel.routes, 4);
     assert_int_equal(kernel.route[3].u.msi.data, 0xC0FF);
     // All there are.
-    assert_ok(kvm_apic_route(&a, (const uint64_t[4]){ 0xFFFFFFFFFFFF0000, UINT64_MAX, UINT64_MAX, UINT64_MAX }));
+    static const uint64_t every[4] = { 0xFFFFFFFFFFFF0000, UINT64_MAX, UINT64_MAX, UINT64_MAX };
+    assert_ok(kvm_apic_route(&a, every));
     assert_int_equal(kernel.routes, 480);
     assert_int_equal(kernel.route[479].gsi, 479);
     kvm_apic_destroy(&a);
@@ -368,7 +374,7 @@ static void test_lint1(void **state)
     }
 }
 
-// ---- State: the same as the soft engine's ------------------------------------------------------------------------
+// ---- State: the same as the soft engine's -----------------------------------------------------------------
 
 #define ID 3
 
@@ -454,7 +460,8 @@ static void test_pages_as_in_soft(void **state)
             page[rand() % 64 * 4] = any();
         struct kvm_lapic_state before = kernel.lapic;
         bool accepted = lapic_set_page(&l, page, never);
-        assert_hr(kvm_apic_set_page(&a, PROCESSOR, base, (uint8_t *)page, NULL), accepted ? S_OK : E_INVALIDARG);
+        assert_hr(kvm_apic_set_page(&a, PROCESSOR, base, (uint8_t *)page, NULL),
+                  accepted ? S_OK : E_INVALIDARG);
         if (!accepted)
             assert_memory_equal(&before, &kernel.lapic, sizeof before);
         // KVM starts the timer from these by itself, as soft has done: a count above the initial one is none.
@@ -589,7 +596,8 @@ static void test_changes(void **state)
     for (unsigned at = 1; at <= 3; at++) {
         struct kvm_lapic_state kept = kernel.lapic;
         kvm_apic_destroy(&a);
-        a = (struct kvm_apic){ .vm = VM, .lock = PTHREAD_MUTEX_INITIALIZER, .state = PTHREAD_RWLOCK_INITIALIZER };
+        a = (struct kvm_apic){ .vm = VM, .lock = PTHREAD_MUTEX_INITIALIZER,
+                               .state = PTHREAD_RWLOCK_INITIALIZER };
         kernel.calls = 0;
         kernel.fail_at = at;
         kernel.error = -EINVAL;

@@ -161,7 +161,8 @@ static struct machine start(unsigned count, uint64_t base, const uint8_t *code, 
     m.memory = mmap(NULL, MEMORY, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     assert_ptr_not_equal(m.memory, MAP_FAILED);
     memcpy(m.memory + CODE, code, size);
-    struct kvm_userspace_memory_region region = { .memory_size = MEMORY, .userspace_addr = (uintptr_t)m.memory };
+    struct kvm_userspace_memory_region region = { .memory_size = MEMORY,
+                                                  .userspace_addr = (uintptr_t)m.memory };
     must(ioctl(m.vm, KVM_SET_USER_MEMORY_REGION, &region));
     must(ioctl(m.vm, KVM_SET_TSS_ADDR, 0xFFFBD000));
     uint32_t bus_ns = ioctl(m.vm, KVM_CHECK_EXTENSION, KVM_CAP_X86_APIC_BUS_CYCLES_NS) > 0 ? 5 : 1;
@@ -175,17 +176,19 @@ static struct machine start(unsigned count, uint64_t base, const uint8_t *code, 
         set(&m, n, base, (const uint32_t[]){ 0xF0, 0x1FF, 0 });
         start_at(&m, n, CODE);
     }
-    set_handler(&m, VECTOR, base == X2APIC_BASE ? by_msr : by_page, base == X2APIC_BASE ? sizeof by_msr : sizeof by_page);
+    set_handler(&m, VECTOR, base == X2APIC_BASE ? by_msr : by_page,
+                base == X2APIC_BASE ? sizeof by_msr : sizeof by_page);
     return m;
 }
 
-static void request(struct machine *m, WHV_INTERRUPT_TYPE type, bool logical, bool level, uint32_t destination,
-                    uint32_t vector)
+static void request(struct machine *m, WHV_INTERRUPT_TYPE type, bool logical, bool level,
+                    uint32_t destination, uint32_t vector)
 {
     WHV_INTERRUPT_CONTROL interrupt;
     memset(&interrupt, 0, sizeof interrupt);
     interrupt.Type = type;
-    interrupt.DestinationMode = logical ? WHvX64InterruptDestinationModeLogical : WHvX64InterruptDestinationModePhysical;
+    interrupt.DestinationMode = logical ? WHvX64InterruptDestinationModeLogical
+                                        : WHvX64InterruptDestinationModePhysical;
     interrupt.TriggerMode = level ? WHvX64InterruptTriggerModeLevel : WHvX64InterruptTriggerModeEdge;
     interrupt.Destination = destination;
     interrupt.Vector = vector;
@@ -215,11 +218,11 @@ static void run_to_port(struct machine *m, unsigned n, uint16_t port)
     assert_int_equal(m->run[n]->io.port, port);
 }
 
-// ---- EOI ---------------------------------------------------------------------------------------------------------
+// ---- EOI --------------------------------------------------------------------------------------------------
 
-// Run until the handler is through, and say whether KVM has told of its EOI: before the next instruction where hardware
-// runs the guest. A KVM that emulates the guest's instructions ends the interrupt when it delivers it, and then goes on
-// for a while before it tells, to the handler's way out and beyond.
+// Run until the handler is through, and say whether KVM has told of its EOI: before the next instruction
+// where hardware runs the guest. A KVM that emulates the guest's instructions ends the interrupt when it
+// delivers it, and then goes on for a while before it tells, to the handler's way out and beyond.
 static bool run_handler(struct machine *m, unsigned vector, bool routed)
 {
     unsigned eois = 0, outs = 0;
@@ -273,7 +276,8 @@ static void test_eoi(void **state)
     eoi(X2APIC_BASE);
 }
 
-// Told at once, and before a halt, while the guest is stepped: what the engine does where KVM emulates the guest.
+// Told at once, and before a halt, while the guest is stepped: what the engine does where KVM emulates the
+// guest.
 static void test_eoi_by_step(void **state)
 {
     (void)state;
@@ -337,8 +341,8 @@ static void wait_for(const struct machine *m, uint32_t count)
     }
 }
 
-// Requests from another thread, half of them with a new level vector, at a processor that sleeps or runs: each is one
-// interrupt.
+// Requests from another thread, half of them with a new level vector, at a processor that sleeps or runs:
+// each is one interrupt.
 static void wakes(const uint8_t *code, size_t size)
 {
     struct machine m = start(1, XAPIC_BASE, code, size);
@@ -367,7 +371,7 @@ static void test_wakes(void **state)
     wakes(spinner, sizeof spinner);
 }
 
-// ---- What is delivered to whom -----------------------------------------------------------------------------------
+// ---- What is delivered to whom ----------------------------------------------------------------------------
 
 static void test_software_disabled(void **state)
 {
@@ -443,7 +447,8 @@ static void test_destinations(void **state)
             if (who != cases[n].who)
                 fail_msg("mode %u, case %u: %u instead of %u", mode, n, who, cases[n].who);
             // One of all those.
-            request(&m, WHvX64InterruptTypeLowestPriority, cases[n].logical, n % 2, cases[n].destination, VECTOR);
+            request(&m, WHvX64InterruptTypeLowestPriority, cases[n].logical, n % 2, cases[n].destination,
+                    VECTOR);
             who = 0;
             for (unsigned i = 0; i < 2; i++)
                 who |= (unsigned)waits(&m, i, modes[mode][i]) << i;
@@ -476,7 +481,7 @@ static void test_lint1(void **state)
     stop(&m);
 }
 
-// ---- State and timer ---------------------------------------------------------------------------------------------
+// ---- State and timer --------------------------------------------------------------------------------------
 
 static void state_round_trip(uint64_t base)
 {

@@ -1,4 +1,4 @@
-// Interrupts of a partition whose local APICs KVM emulates: set-up, requests as messages, the routing table for EOIs.
+// Interrupts where KVM emulates the local APICs: set-up, requests as messages, the routing table for EOIs.
 #include "engine/kvm/apic.h"
 
 #include <errno.h>
@@ -27,7 +27,7 @@ struct message {
     uint8_t vector;
 };
 
-// ---- Set-up ------------------------------------------------------------------------------------------------------
+// ---- Set-up -----------------------------------------------------------------------------------------------
 
 static int enable(int vm, uint32_t capability, uint64_t argument)
 {
@@ -50,9 +50,11 @@ HRESULT kvm_apic_setup(struct kvm_apic *a, int vm, WHV_X64_LOCAL_APIC_EMULATION_
     a->x2apic = mode == WHvX64LocalApicEmulationModeX2Apic;
     // One number of the routing table for each vector and kind of broadcast.
     int answer = enable(vm, KVM_CAP_SPLIT_IRQCHIP, a->x2apic ? 2 * VECTORS : VECTORS);
-    // LINT0 is masked after reset as LINT1 is; and the APIC's page is no hole in memory when the APIC is elsewhere.
+    // LINT0 is masked after reset as LINT1 is; and the APIC's page is no hole in memory when the APIC is
+    // elsewhere.
     if (answer >= 0)
-        answer = enable(vm, KVM_CAP_DISABLE_QUIRKS, KVM_X86_QUIRK_LINT0_REENABLED | KVM_X86_QUIRK_LAPIC_MMIO_HOLE);
+        answer = enable(vm, KVM_CAP_DISABLE_QUIRKS,
+                        KVM_X86_QUIRK_LINT0_REENABLED | KVM_X86_QUIRK_LAPIC_MMIO_HOLE);
     if (answer >= 0 && a->x2apic)
         answer = enable_x2apic(vm);
     if (answer >= 0 && bus_ns != 1)     // what KVM has by itself
@@ -75,7 +77,7 @@ void kvm_apic_destroy(struct kvm_apic *a)
     pthread_rwlock_destroy(&a->state);
 }
 
-// ---- The routing table -------------------------------------------------------------------------------------------
+// ---- The routing table ------------------------------------------------------------------------------------
 
 static struct kvm_msi make_msi(const struct message *m)
 {
@@ -123,9 +125,9 @@ static bool have_routes(const struct kvm_apic *a, const uint64_t vectors[4])
     return true;
 }
 
-// Once KVM has the table, every processor looks at it before it next enters the guest (kvm_make_scan_ioapic_request: it
-// kicks those that are inside and waits until they are out). So an interrupt that is requested after this cannot be
-// ended before its processor knows the entry.
+// Once KVM has the table, every processor looks at it before it next enters the guest
+// (kvm_make_scan_ioapic_request: it kicks those that are inside and waits until they are out). So an
+// interrupt that is requested after this cannot be ended before its processor knows the entry.
 HRESULT kvm_apic_route(struct kvm_apic *a, const uint64_t vectors[4])
 {
     if (have_routes(a, vectors))
@@ -154,9 +156,10 @@ HRESULT kvm_apic_tells_eoi(int fd, uint32_t vector, bool *tells)
     return S_OK;
 }
 
-// ---- Requests ----------------------------------------------------------------------------------------------------
+// ---- Requests ---------------------------------------------------------------------------------------------
 
-// How many took it, or minus an errno. KVM's answer is -1, which reads as EPERM, when the destination names nobody.
+// How many took it, or minus an errno. KVM's answer is -1, which reads as EPERM, when the destination names
+// nobody.
 static int send(struct kvm_apic *a, struct message m)
 {
     struct kvm_msi msi = make_msi(&m);
@@ -169,8 +172,8 @@ static int broadcast(struct kvm_apic *a, struct message m)
 {
     bool one = m.mode == APIC_LOWEST_PRIORITY;
     int answer = 0;
-    // In physical mode KVM takes the lowest priority of all for a fixed interrupt to all; in logical mode its broadcast
-    // is the same and the choice is made.
+    // In physical mode KVM takes the lowest priority of all for a fixed interrupt to all; in logical mode its
+    // broadcast is the same and the choice is made.
     m.logical = one;
     if (a->x2apic) {
         m.destination = EVERYBODY_X2APIC;
@@ -215,7 +218,7 @@ HRESULT kvm_apic_request(struct kvm_apic *a, const WHV_INTERRUPT_CONTROL *interr
     return kvm_hresult(answer);
 }
 
-// ---- LINT1 -------------------------------------------------------------------------------------------------------
+// ---- LINT1 ------------------------------------------------------------------------------------------------
 
 // SDM vol. 3A 11.6.2.2.
 static bool accepts_logical(const struct kvm_lapic_state *state, bool x2apic, uint32_t destination)
@@ -232,7 +235,8 @@ static bool accepts_logical(const struct kvm_lapic_state *state, bool x2apic, ui
     return model == 0 && (cluster == 0xF || cluster == own >> 4) && (own & destination & 0xF);
 }
 
-static bool accepts(const struct kvm_lapic_state *state, uint64_t base, const WHV_INTERRUPT_CONTROL *interrupt)
+static bool accepts(const struct kvm_lapic_state *state, uint64_t base,
+                    const WHV_INTERRUPT_CONTROL *interrupt)
 {
     bool x2apic = base & APIC_BASE_X2APIC;
     uint32_t id = apic_register(state, APIC_ID);
@@ -243,7 +247,8 @@ static bool accepts(const struct kvm_lapic_state *state, uint64_t base, const WH
     return interrupt->Destination == EVERYBODY_XAPIC || interrupt->Destination == (x2apic ? id : id >> 24);
 }
 
-HRESULT kvm_apic_local_interrupt(struct kvm_apic *a, int fd, uint64_t base, const WHV_INTERRUPT_CONTROL *interrupt)
+HRESULT kvm_apic_local_interrupt(struct kvm_apic *a, int fd, uint64_t base,
+                                 const WHV_INTERRUPT_CONTROL *interrupt)
 {
     struct kvm_lapic_state state;
     if (!(base & APIC_BASE_ENABLE))
@@ -270,7 +275,7 @@ HRESULT kvm_apic_local_interrupt(struct kvm_apic *a, int fd, uint64_t base, cons
         break;
     case APIC_INIT:
         break;
-    default:                // SMI and ExtINT, which no partition has; the others are no delivery modes of an LVT entry
+    default:                // SMI and ExtINT, which no partition has, or no delivery mode of an LVT entry
         return S_OK;
     }
     pthread_rwlock_rdlock(&a->state);

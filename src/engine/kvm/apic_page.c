@@ -1,4 +1,4 @@
-// The state of a local APIC that KVM emulates, as the API hands it over: between KVM's registers and WHP's page.
+// The state of a local APIC that KVM emulates: between KVM's registers and WHP's page.
 #include "engine/kvm/apic_page.h"
 
 #include "engine/kvm/apic.h"
@@ -6,12 +6,12 @@
 
 #define INDEX(offset) ((offset) >> 4)
 #define REGISTERS 64u
-#define VERSION_VALUE 0x50014u          // version 0x14, six LVT entries: what WHP shows, whatever KVM's own has
+#define VERSION_VALUE 0x50014u          // version 0x14, six LVT entries: what WHP shows
 #define DFR_ONES 0x0FFFFFFFu
 
-// The registers by their offset / 16 (SDM vol. 3A tables 11-1 and 11-6). STATE is stored and restored; what is merely
-// PRESENT follows from others or reads as 0. `writable` bits are kept; `tolerated` are read-only ones that a value may
-// carry, without effect; the others are reserved.
+// The registers by their offset / 16 (SDM vol. 3A tables 11-1 and 11-6). STATE is stored and restored; what
+// is merely PRESENT follows from others or reads as 0. `writable` bits are kept; `tolerated` are read-only
+// ones that a value may carry, without effect; the others are reserved.
 enum { PRESENT = 1, STATE = 2 };
 
 static const struct { uint8_t kind; uint32_t writable, tolerated; } registers[REGISTERS] = {
@@ -76,7 +76,7 @@ static void store(uint8_t *page, unsigned index, uint32_t value)
 
 static bool is_vectors(unsigned index) { return index >= INDEX(APIC_ISR) && index < INDEX(APIC_ESR); }
 
-// ---- What follows from others ------------------------------------------------------------------------------------
+// ---- What follows from others -----------------------------------------------------------------------------
 
 // SDM vol. 3A 11.8.3.1. What KVM keeps of it may be older than the rest.
 static void derive_ppr(uint8_t *page)
@@ -96,7 +96,7 @@ static uint32_t timer_mode(const uint8_t *page) { return load(page, INDEX(APIC_L
 
 static bool counts_down(const uint8_t *page) { return timer_mode(page) <= PERIODIC; }
 
-// ---- By register -------------------------------------------------------------------------------------------------
+// ---- By register ------------------------------------------------------------------------------------------
 
 bool kvm_apic_page_get(const uint8_t page[KVM_APIC_PAGE_SIZE], unsigned n, uint64_t *value)
 {
@@ -116,7 +116,8 @@ bool kvm_apic_page_valid(const uint8_t page[KVM_APIC_PAGE_SIZE], uint64_t base, 
         return value == load(page, n);
     if (!is_valid(n, base, (uint32_t)value))
         return false;
-    return n == INDEX(APIC_ICR) ? is_valid(INDEX(APIC_ICR_HIGH), base, (uint32_t)(value >> 32)) : value >> 32 == 0;
+    uint32_t high = (uint32_t)(value >> 32);
+    return n == INDEX(APIC_ICR) ? is_valid(INDEX(APIC_ICR_HIGH), base, high) : high == 0;
 }
 
 static void set_current_count(uint8_t *page, uint32_t current)
@@ -162,7 +163,7 @@ bool kvm_apic_page_set(uint8_t page[KVM_APIC_PAGE_SIZE], uint64_t base, unsigned
     return true;
 }
 
-// ---- The whole of it ---------------------------------------------------------------------------------------------
+// ---- The whole of it --------------------------------------------------------------------------------------
 
 
 HRESULT kvm_apic_get_page(int fd, uint64_t base, uint8_t page[KVM_APIC_PAGE_SIZE])
@@ -208,9 +209,10 @@ static void overlay(struct kvm_lapic_state *state, uint64_t base, const uint8_t 
 static void level_vectors(const struct kvm_lapic_state *state, uint64_t vectors[4])
 {
     for (unsigned word = 0; word < 8; word++) {
-        uint64_t bits = apic_register(state, APIC_TMR + word * 16)
-                      & (apic_register(state, APIC_IRR + word * 16) | apic_register(state, APIC_ISR + word * 16));
-        vectors[word / 2] |= bits << word % 2 * 32;
+        uint64_t level = apic_register(state, APIC_TMR + word * 16);
+        uint64_t active = apic_register(state, APIC_IRR + word * 16)
+                        | apic_register(state, APIC_ISR + word * 16);
+        vectors[word / 2] |= (level & active) << word % 2 * 32;
     }
 }
 
