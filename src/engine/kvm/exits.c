@@ -126,10 +126,24 @@ static HRESULT shutdown(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CON
 
 // ---- MSRs, exceptions --------------------------------------------------------------------------------------------
 
+// A value that a register does not take is the guest's mistake, not an unknown register. But x2APIC's are unknown where the
+// partition has no such mode, and KVM calls an access to them invalid then.
+static bool guests_mistake(const struct kvm_vcpu *v)
+{
+    uint32_t index = v->run->msr.index;
+    bool x2apic = v->kvm->partition->properties.apic_mode == WHvX64LocalApicEmulationModeX2Apic;
+    return v->run->msr.reason == KVM_MSR_EXIT_REASON_INVAL && (x2apic || index < 0x800 || index > 0x8ff);
+}
+
 static HRESULT msr(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     struct x86_cpu *cpu = &v->p.cpu;
     bool write = v->run->exit_reason == KVM_EXIT_X86_WRMSR;
+    if (guests_mistake(v)) {
+        v->run->msr.error = 1;          // KVM goes on with #GP
+        *step = STEP_AGAIN;
+        return S_OK;
+    }
     v->half.kind = write ? KVM_HALF_MSR_WRITE : KVM_HALF_MSR_READ;
     v->half.undo = (struct kvm_undo){ .pending = KVM_PENDING_INPUT, .rip = cpu->rip };
     v->half.undo.byte_count = exit_instruction_bytes(&v->p, v->half.undo.bytes);

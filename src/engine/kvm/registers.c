@@ -256,6 +256,14 @@ static HRESULT set_view(struct kvm_vcpu *v, uint32_t groups, const WHV_REGISTER_
     return S_OK;
 }
 
+// A KVM that cannot offset the counter takes a value for it and goes on with the host's.
+static HRESULT check_tsc(struct kvm_vcpu *v, uint64_t set)
+{
+    HRESULT hr = kvm_state_fetch(v, KVM_GROUP_TSC);
+    uint64_t second = (uint64_t)kvm_host()->tsc_khz * 1000;
+    return SUCCEEDED(hr) && v->tsc.tsc - set > second ? E_NOTIMPL : hr;
+}
+
 // With groups among them that KVM has to take at once.
 static HRESULT set_through(struct kvm_vcpu *v, uint32_t groups, const WHV_REGISTER_NAME *names, UINT32 count,
                            const WHV_REGISTER_VALUE *values)
@@ -266,8 +274,12 @@ static HRESULT set_through(struct kvm_vcpu *v, uint32_t groups, const WHV_REGIST
     if (FAILED(hr))
         return hr;
     uint32_t later = v->changed & ~(uint32_t)STORED_AT_ONCE;
+    bool clock = v->tsc.set & KVM_TSC_SET;
+    uint64_t tsc = v->tsc.tsc;
     v->changed &= STORED_AT_ONCE;
     hr = kvm_state_store(v);
+    if (SUCCEEDED(hr) && clock)
+        hr = check_tsc(v, tsc);
     if (FAILED(hr)) {
         give_back(&before, v);
         return hr == E_INVALIDARG ? HV_INVALID_PARAMETER : hr;
