@@ -12,6 +12,7 @@
 
 #define MSR_TSC 0x10u
 #define MSR_APIC_BASE 0x1bu
+#define APIC_TPR 0x80u
 #define MSR_TSC_ADJUST 0x3bu
 #define MSR_TSC_DEADLINE 0x6e0u
 #define APIC_BASE_RESET 0xfee00800ull
@@ -287,6 +288,9 @@ static HRESULT fetch_apic(struct kvm_vcpu *v)
     HRESULT hr = kvm_state_store_apic_base(v);
     if (SUCCEEDED(hr))
         hr = kvm_apic_get_page(v->fd, v->apic_base, v->apic_page);
+    uint8_t cr8 = kvm_state_cr8(v);     // may be newer than KVM's
+    if (SUCCEEDED(hr) && v->apic_page[APIC_TPR] >> 4 != cr8)
+        (void)kvm_apic_page_set(v->apic_page, v->apic_base, APIC_TPR >> 4, (uint64_t)cr8 << 4);
     memcpy(v->apic_before, v->apic_page, sizeof v->apic_before);
     return hr;
 }
