@@ -327,6 +327,61 @@ static void test_refusals(void **state)
     assert_ok(WHvDeletePartition(p));
 }
 
+static UINT32 word(const uint8_t *page, unsigned int offset)
+{
+    UINT32 value;
+
+    memcpy(&value, page + offset, sizeof(value));
+    return value;
+}
+
+// The state of an APIC in x2APIC mode comes to a processor that has not run yet: first the mode, then the page.
+static void test_restore(void **state)
+{
+    static const uint8_t out[] = {0xE6, 0x10, 0xE6, 0x11};
+    static const UINT32 pairs[] = {0x80, 0x50, 0xF0, 0x1FF, 0x110, 2, 0x1A0, 2, 0x220, 2, 0x300, 0x440,
+                                   0x310, 0x12345678, 0x320, 0x40041, 0x360, 0x400, 0};
+    uint8_t page[PAGE] __attribute__((aligned(16)));
+    WHV_RUN_VP_EXIT_CONTEXT exit;
+    WHV_PARTITION_HANDLE p;
+
+    (void)state;
+    NEEDS(engine_has_apic());
+    p = created(2);
+    assert_ok(set32(p, WHvPartitionPropertyCodeLocalApicEmulationMode, WHvX64LocalApicEmulationModeX2Apic));
+    assert_ok(WHvSetupPartition(p));
+    memcpy(memory + CODE, out, sizeof(out));
+    assert_ok(WHvMapGpaRange(p, memory, 0, sizeof(memory), RWX));
+    assert_ok(WHvCreateVirtualProcessor(p, 0, 0));
+    start_at(p, 0, CODE);
+    set_register(p, 0, WHvX64RegisterApicBase, 0xFEE00D00);
+    set_apic(p, 0, pairs);
+    set_register(p, 0, WHvX64RegisterTscDeadline, 1ull << 50);
+    for (UINT16 port = 0x10; port <= 0x11; port++) {
+        assert_ok(WHvGetVirtualProcessorInterruptControllerState2(p, 0, page, sizeof(page), NULL));
+        for (const UINT32 *pair = pairs; pair[0]; pair += 2)
+            assert_int_equal(word(page, pair[0]), pair[1]);
+        assert_int_equal(word(page, 0x20), 0);
+        assert_int_equal(word(page, 0x30), 0x50014);
+        assert_int_equal(word(page, 0xA0), 0x50);
+        assert_int_equal(word(page, 0xD0), 1);
+        assert_int_equal(get_register(p, 0, WHvX64RegisterCr8), 5);
+        assert_int_equal(get_register(p, 0, WHvX64RegisterTscDeadline), 1ull << 50);
+        assert_int_equal(get_register(p, 0, WHvX64RegisterApicBase), 0xFEE00D00);
+        exit = run(p, 0);
+        assert_out(&exit, port);
+        assert_int_equal(exit.VpContext.Cr8, 5);
+        step_over(p, &exit);
+    }
+    // CR8 is the page's task priority, whichever is set.
+    set_register(p, 0, WHvX64RegisterCr8, 7);
+    assert_ok(WHvGetVirtualProcessorInterruptControllerState2(p, 0, page, sizeof(page), NULL));
+    assert_int_equal(word(page, 0x80), 0x70);
+    set_apic(p, 0, (const UINT32[]){0x80, 0x30, 0});
+    assert_int_equal(get_register(p, 0, WHvX64RegisterCr8), 3);
+    assert_ok(WHvDeletePartition(p));
+}
+
 // The stack goes away underneath: the interrupt is not lost, and comes when the stack is back.
 static void test_delivery_without_memory(void **state)
 {
@@ -370,6 +425,7 @@ int main(void)
         cmocka_unit_test(test_injected_nmi),
         cmocka_unit_test(test_eoi_exit),
         cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_restore),
         cmocka_unit_test(test_delivery_without_memory),
     };
 
