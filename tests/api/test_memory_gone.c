@@ -31,6 +31,13 @@ static int teardown(void **state)
     return 0;
 }
 
+// What a case that failed has hidden is not the next one's matter.
+static int reveal(void **state)
+{
+    (void)state;
+    return mprotect(memory, SIZE, PROT_READ | PROT_WRITE);
+}
+
 static void hide(UINT64 gpa) { assert_int_equal(mprotect(memory + gpa, PAGE, PROT_NONE), 0); }
 static void show(UINT64 gpa) { assert_int_equal(mprotect(memory + gpa, PAGE, PROT_READ | PROT_WRITE), 0); }
 
@@ -412,9 +419,15 @@ static void test_translation(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_data),       cmocka_unit_test(test_vector_data), cmocka_unit_test(test_truncated_file),
-        cmocka_unit_test(test_code),       cmocka_unit_test(test_code_over),   cmocka_unit_test(test_interrupt),
-        cmocka_unit_test(test_exception),  cmocka_unit_test(test_page_table),  cmocka_unit_test(test_translation),
+        cmocka_unit_test_setup(test_data, reveal),
+        cmocka_unit_test_setup(test_vector_data, reveal),
+        cmocka_unit_test_setup(test_truncated_file, reveal),
+        cmocka_unit_test_setup(test_code, reveal),
+        cmocka_unit_test_setup(test_code_over, reveal),
+        cmocka_unit_test_setup(test_interrupt, reveal),
+        cmocka_unit_test_setup(test_exception, reveal),
+        cmocka_unit_test_setup(test_page_table, reveal),
+        cmocka_unit_test_setup(test_translation, reveal),
     };
     return engine_run_tests_with(tests, setup, teardown);
 }
