@@ -12,24 +12,29 @@ import subprocess
 import sys
 
 NOT_USABLE = 77
+TIME_LIMIT = 100     # seconds for all runs of one engine
 
 
 def trace(engine, command):
     """The runs of a trace: {title: lines}; None where the engine cannot run."""
-    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False,
-                            env={**os.environ, 'BULKHEAD_ENGINE': engine})
-    if result.returncode == NOT_USABLE:
-        print(result.stdout, end='')
+    try:
+        result = subprocess.run(command, stdout=subprocess.PIPE, check=False, timeout=TIME_LIMIT,
+                                env={**os.environ, 'BULKHEAD_ENGINE': engine})
+        output, code = result.stdout.decode(), result.returncode
+    except subprocess.TimeoutExpired as expired:
+        output, code = (expired.stdout or b'').decode(), f'none: it does not end in {TIME_LIMIT} s'
+    if code == NOT_USABLE:
+        print(output, end='')
         return None
     runs, lines = {}, []
-    for line in result.stdout.splitlines():
+    for line in output.splitlines():
         if line.startswith('== '):
             lines = runs.setdefault(line[3:], [])
         else:
             lines.append(line)
-    if result.returncode != 0:
-        print(f'{engine}: exit code {result.returncode}')
-        lines.append(f'exit code {result.returncode}')
+    if code != 0:
+        print(f'{engine}: exit code {code}')
+        lines.append(f'ended with={code}')
     return runs
 
 

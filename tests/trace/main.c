@@ -168,6 +168,7 @@ static void run(const struct row *row, enum way way, const char *directory)
     for (unsigned n = 0; n < MAX_EXITS && !t.ended; n++) {
         MUST(WHvRunVirtualProcessor(t.partition, 0, &exit, sizeof(exit)));
         trace_print(&t, &exit);
+        fflush(stdout);             // what follows may not come back
         trace_answer(&t, &exit);
     }
     if (!t.ended)
