@@ -16,7 +16,7 @@ main:   mov     byte [idt + 8 * 16 + 4], 1          ; #DF on a stack of its own
         out     0xe7, al
         mov     qword [resume], .two
         mov     esp, ROM + 0x800
-        int     0x40
+        ud2
 .two:   mov     rsp, STACK_TOP
         out     0xe7, al
 ; An interrupt from the client, to a stack that is not there

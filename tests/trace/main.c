@@ -151,12 +151,28 @@ static void create(struct trace *t, const struct row *row)
     MUST(WHvSetVirtualProcessorRegisters(t->partition, 0, names, 3, values));
 }
 
+// What the row asks for and the engine lacks.
+static bool lacking(const struct row *row)
+{
+    WHV_CAPABILITY exits, exceptions;
+
+    MUST(WHvGetCapability(WHvCapabilityCodeExtendedVmExits, &exits, sizeof(exits), NULL));
+    MUST(WHvGetCapability(WHvCapabilityCodeExceptionExitBitmap, &exceptions, sizeof(exceptions), NULL));
+    return (row->exits.AsUINT64 & ~exits.ExtendedVmExits.AsUINT64)
+        || (row->exceptions & ~exceptions.ExceptionExitBitmap);
+}
+
 static void run(const struct row *row, enum way way, const char *directory)
 {
     const size_t size = MEMORY_SIZE + 3 * PAGE;
     struct trace t = { .way = way };
     WHV_RUN_VP_EXIT_CONTEXT exit;
 
+    printf("== %s, %s\n", row->name, ways[way]);
+    if (lacking(row)) {
+        printf("lacking exits\n");
+        return;
+    }
     t.memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     trace_must("mmap", t.memory == MAP_FAILED ? E_OUTOFMEMORY : S_OK);
     t.device = t.memory + MEMORY_SIZE;
@@ -164,7 +180,6 @@ static void run(const struct row *row, enum way way, const char *directory)
     load(&t, directory, row->name);
     create(&t, row);
     MUST(WHvEmulatorCreateEmulator(&trace_callbacks, &t.emulator));
-    printf("== %s, %s\n", row->name, ways[way]);
     for (unsigned n = 0; n < MAX_EXITS && !t.ended; n++) {
         MUST(WHvRunVirtualProcessor(t.partition, 0, &exit, sizeof(exit)));
         trace_print(&t, &exit);

@@ -32,8 +32,23 @@ static const char *name_of(WHV_RUN_VP_EXIT_REASON reason)
 }
 
 #define LL(value) ((unsigned long long)(value))
-// RF lasts for one instruction. Where the kernel has done that one already it is gone, and nothing tells that it was set.
-#define WITHOUT_RF(rflags) ((rflags) & ~0x10000ull)
+
+// What the kernel has overwritten where it tells of an access that it has done already (docs/engines.md, "Limits"): RFLAGS.RF,
+// the interrupt shadow, and the arithmetic flags behind a read-modify-write on memory that can only be read.
+struct lost { UINT64 rflags; UINT16 state; UINT64 interrupts; };
+
+static struct lost lost_at(const WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    struct lost lost = { .rflags = 0x10000 };
+
+    if (exit->ExitReason == WHvRunVpExitReasonMemoryAccess || exit->ExitReason == WHvRunVpExitReasonX64IoPortAccess) {
+        lost.state = 0x1000;
+        lost.interrupts = 1;
+    }
+    if (exit->ExitReason == WHvRunVpExitReasonMemoryAccess && !exit->MemoryAccess.AccessInfo.GpaUnmapped)
+        lost.rflags |= 0x8D5;
+    return lost;
+}
 
 static void print_bytes(unsigned count, const UINT8 *bytes)
 {
@@ -50,9 +65,10 @@ static void print_segment(const char *name, const WHV_X64_SEGMENT_REGISTER *s)
 static void print_context(const WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     const WHV_VP_EXIT_CONTEXT *c = &exit->VpContext;
+    const struct lost lost = lost_at(exit);
 
     printf("exit reason=%s rip=%llx rflags=%llx length=%u cr8=%u state=%04x", name_of(exit->ExitReason), LL(c->Rip),
-           LL(WITHOUT_RF(c->Rflags)), c->InstructionLength, c->Cr8, c->ExecutionState.AsUINT16);
+           LL(c->Rflags & ~lost.rflags), c->InstructionLength, c->Cr8, c->ExecutionState.AsUINT16 & ~lost.state);
     print_segment("cs", &c->Cs);
     printf(" reserved=%x:%x:%x\n", exit->Reserved, c->Reserved, c->Reserved2);
 }
@@ -108,7 +124,7 @@ static void print_own_fields(const WHV_RUN_VP_EXIT_CONTEXT *exit)
     printf("\n");
 }
 
-static void print_registers(struct trace *t)
+static void print_registers(struct trace *t, struct lost lost)
 {
     static const WHV_REGISTER_NAME names[] = {
         WHvX64RegisterRax, WHvX64RegisterRcx, WHvX64RegisterRdx, WHvX64RegisterRbx,   WHvX64RegisterRsp,
@@ -124,11 +140,12 @@ static void print_registers(struct trace *t)
         "r15", "rip", "rflags", "cr0", "cr2", "cr3", "cr4", "cr8", "efer", "dr6", "dr7", "pending", "event",
         "interrupts", "notify",
     };
-    enum { COUNT = sizeof(names) / sizeof(names[0]), GENERAL = 18 };
+    enum { COUNT = sizeof(names) / sizeof(names[0]), GENERAL = 18, INTERRUPTS = 28 };
     WHV_REGISTER_VALUE values[COUNT];
 
     MUST(WHvGetVirtualProcessorRegisters(t->partition, 0, names, COUNT, values));
-    values[GENERAL - 1].Reg64 = WITHOUT_RF(values[GENERAL - 1].Reg64);
+    values[GENERAL - 1].Reg64 &= ~lost.rflags;
+    values[INTERRUPTS].Reg64 &= ~lost.interrupts;
     for (unsigned n = 0; n < COUNT; n++)
         printf("%s%s=%llx", n == 0 || n == GENERAL ? "  " : " ", words[n], LL(values[n].Reg64));
     printf("\n");
@@ -154,7 +171,7 @@ void trace_print(struct trace *t, const WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     print_context(exit);
     print_own_fields(exit);
-    print_registers(t);
+    print_registers(t, lost_at(exit));
     print_segments(t);
 }
 
