@@ -212,16 +212,15 @@ static bool emulate(struct emulator *e, const UINT8 *given, unsigned count)
 {
     struct x86_cpu *cpu = &e->cpu;
     uint8_t bytes[15];
-    struct insn insns[2];
     bool again;
     if (!fetch(e, given, count, bytes))
         return false;
-    enum x86_leave leave = x86_step(cpu, bytes, sizeof bytes, insns);
+    enum x86_leave leave = x86_step(cpu, bytes, sizeof bytes, &e->step);
     if (leave == X86_LEAVE_EXIT && cpu->exit.kind == X86_EXIT_PORT) {
-        if (!port(e, insns, &again))
+        if (!port(e, e->step.insn, &again))
             return false;
         if (!again)
-            finish(cpu, insns);
+            finish(cpu, e->step.insn);
     } else if (leave != X86_LEAVE_LOOKUP) {
         return false;
     }

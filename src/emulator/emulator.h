@@ -10,6 +10,7 @@
 
 #include "WinHvEmulation.h"
 #include "x86/cpu.h"
+#include "x86/decode.h"
 #include "x86/fpu.h"
 
 struct emulator {
@@ -19,6 +20,7 @@ struct emulator {
     void *context;                      // the client's, for the call under way
     const WHV_MEMORY_ACCESS_CONTEXT *exit;  // the access that exited, whose translation is known; NULL for ports
     WHV_EMULATOR_STATUS status;
+    struct x86_step step;               // the instruction under way
     struct x86_fx_image loaded;         // x87 and MXCSR as the client had them
 };
 

@@ -9,7 +9,7 @@
 
 // Process: see that the signal has a handler. False: it could not be installed.
 bool os_kick_install(void) __attribute__((warn_unused_result));
-// Thread: let the signal come. Its number, for os_kick.
+// Thread: let the signal come, at the first call. Its number, for os_kick.
 int os_kick_accept(void);
 // Interrupt the thread. One that has ended meanwhile is no error.
 void os_kick(int thread);

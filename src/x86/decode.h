@@ -62,9 +62,15 @@ enum x86_decode_result { X86_DECODE_OK, X86_DECODE_END, X86_DECODE_INVALID, X86_
 enum x86_decode_result x86_decode(struct x86_cpu *cpu, uint32_t mode, const uint8_t *bytes, size_t size,
                                   unsigned page_offset, unsigned number, struct insn *insn);
 
-// Run the one instruction at cpu->rip outside of the block cache, from `size` of its bytes, or fetching them when `bytes` is
-// NULL. X86_LEAVE_LOOKUP: done, RIP is behind it (or on it, for a repetition that goes on). `room` is for two
-// instructions, and stays in place as long as the processor may refer to them (cpu->current, when memory goes away).
-enum x86_leave x86_step(struct x86_cpu *cpu, const uint8_t *bytes, unsigned size, struct insn room[2]);
+// Run the one instruction at cpu->rip outside of the block cache, from `size` of its bytes (16 at most), or fetching them
+// when `bytes` is NULL. X86_LEAVE_LOOKUP: done, RIP is behind it (or on it, for a repetition that goes on). `step` is all
+// zero at first; it remembers the last decoding, and stays in place as long as the processor may refer to it
+// (cpu->current, when memory goes away).
+struct x86_step {
+    struct insn insn[2];
+    uint8_t bytes[16], size;        // what insn[0] was decoded from; size 0: nothing that may be used again
+    uint32_t mode;
+};
+enum x86_leave x86_step(struct x86_cpu *cpu, const uint8_t *bytes, unsigned size, struct x86_step *step);
 
 #endif

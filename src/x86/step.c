@@ -38,22 +38,34 @@ static bool fetch(struct x86_cpu *cpu, struct insn *insn)
     return true;
 }
 
-enum x86_leave x86_step(struct x86_cpu *cpu, const uint8_t *bytes, unsigned size, struct insn room[2])
+// The bytes are the caller's, who knows them: decoded once for as long as they stay the same.
+static void take(struct x86_cpu *cpu, const uint8_t *bytes, unsigned size, struct x86_step *step)
 {
-    memset(room, 0, 2 * sizeof *room);
+    if (size && step->size == size && step->mode == cpu->mode && !memcmp(step->bytes, bytes, size))
+        return;
+    memset(step, 0, sizeof *step);
+    memcpy(step->bytes, bytes, size);
+    (void)decode(cpu, step->bytes, 15, &step->insn[0]);     // an invalid one raises #UD, and what is cut short is one
+    step->size = (uint8_t)size;
+    step->mode = cpu->mode;
+}
+
+enum x86_leave x86_step(struct x86_cpu *cpu, const uint8_t *bytes, unsigned size, struct x86_step *step)
+{
     cpu->current = NULL;
-    if (!bytes) {
-        if (!fetch(cpu, room))
-            return cpu->leave;
+    if (bytes) {
+        take(cpu, bytes, size, step);
     } else {
-        (void)decode(cpu, bytes, size, room);
+        memset(step, 0, sizeof *step);
+        if (!fetch(cpu, &step->insn[0]))
+            return cpu->leave;
     }
     cpu->slot[X86_SLOT_RIP_PAGE] = cpu->rip;
-    room[1] = (struct insn){ .fn = stop_here, .page_offset = room[0].length, .number = 1 };
+    step->insn[1] = (struct insn){ .fn = stop_here, .page_offset = step->insn[0].length, .number = 1 };
     cpu->budget = INT32_MAX;
     cpu->leave = X86_LEAVE_LOOKUP;
     cpu->exit.kind = X86_EXIT_PLATFORM;
-    for (const struct insn *i = room; i;)
+    for (const struct insn *i = step->insn; i;)
         i = i->fn(cpu, i);
     cpu->current = NULL;
     return cpu->leave;

@@ -17,7 +17,7 @@ static void step_register(struct x86_cpu *cpu, unsigned reg, unsigned bits, uint
 static void run_once(struct bench *b, const struct coded *c, bool stays)
 {
     struct x86_cpu *cpu = &b->machine.cpu;
-    struct insn room[2];
+    struct x86_step room = { 0 };
     uint64_t start = cpu->rip;
     uint8_t bytes[16] = { 0 };
     unsigned length = 0;
@@ -30,7 +30,7 @@ static void run_once(struct bench *b, const struct coded *c, bool stays)
         step_register(cpu, X86_RSI, c->address, cpu->rflags & X86_DF ? -(uint64_t)c->size : c->size);
     } else if (c->form->kind != OUT) {
         bench_set_open(b, true);
-        enum x86_leave leave = x86_step(cpu, bytes, 15, room);
+        enum x86_leave leave = x86_step(cpu, bytes, 15, &room);
         bench_set_open(b, false);
         if (leave != X86_LEAVE_LOOKUP)
             print_code(c->form->name, c->bytes, c->length);

@@ -258,9 +258,9 @@ static void check_modify(struct device *d, struct coded *c)
         ;
     uint8_t report[8];
     memcpy(report, d->run->mmio.data, sizeof report);
-    struct insn room[2];
+    struct x86_step room = { 0 };
     bench_set_open(b, true);
-    ok = ok && x86_step(cpu, NULL, 0, room) == X86_LEAVE_LOOKUP;
+    ok = ok && x86_step(cpu, NULL, 0, &room) == X86_LEAVE_LOOKUP;
     bench_set_open(b, false);
     struct registers again = bench_registers(cpu);
     ok = ok && same_registers(&after, &again)

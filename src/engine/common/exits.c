@@ -35,6 +35,10 @@ void exit_context(struct processor *p, WHV_RUN_VP_EXIT_CONTEXT *exit, WHV_RUN_VP
 UINT8 exit_instruction_bytes(struct processor *p, UINT8 bytes[16])
 {
     struct x86_cpu *cpu = &p->cpu;
+    if (p->code_count) {
+        memcpy(bytes, p->code, sizeof p->code);
+        return p->code_count;
+    }
     struct x86_exit exit = cpu->exit;
     struct x86_exception exception = cpu->exception;
     enum x86_leave leave = cpu->leave;

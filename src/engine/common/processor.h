@@ -29,6 +29,9 @@ struct processor {
     bool notify_interrupt, notify_nmi;  // DeliverabilityNotifications
     uint8_t notify_priority;
 
+    // The bytes at RIP, where the engine has them at hand; count 0: they are fetched when an exit is to tell them.
+    uint8_t code[16], code_count;
+
     struct gpa_range ranges[2];         // the last ranges of guest memory looked up; size 0: none
     unsigned range_next;
 };

@@ -109,6 +109,8 @@ HRESULT kvm_half_access(struct kvm_vcpu *v)
         found = kvm_undo_exit(&v->p.cpu, v->run, true, &ambiguous, undo);
     }
     kvm_undo_keep(&v->before, &v->p.cpu);
+    memcpy(v->p.code, undo->bytes, sizeof undo->bytes);
+    v->p.code_count = found ? undo->byte_count : 0;
     if (found && (v->p.cpu.rip != v->run->s.regs.regs.rip || undo->rep))
         v->changed |= REGISTER_GENERAL;
     switch (undo->pending) {

@@ -101,6 +101,7 @@ HRESULT kvm_view_do(struct kvm_vcpu *v, kvm_view_work work, enum step *step, WHV
     volatile HRESULT hr = S_OK;         // the guard's jump must find it
     pthread_rwlock_rdlock(&v->kvm->memory_gate);
     v->p.ranges[0].size = v->p.ranges[1].size = 0;
+    v->p.code_count = 0;
     if (OS_GUARD_ENTER(&guard) == 0) {
         x86_settle_state(&v->p.cpu);
         v->p.tlb_used = true;
@@ -180,7 +181,7 @@ HRESULT kvm_step(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *e
     bool trap = cpu->rflags & X86_TF, shadow = cpu->interrupt_shadow;
     if (shadow)
         cpu->interrupt_shadow = 2;      // to tell a shadow that ends here from one that the instruction casts
-    enum x86_leave leave = x86_step(cpu, NULL, 0, v->room);
+    enum x86_leave leave = x86_step(cpu, v->p.code_count ? v->p.code : NULL, v->p.code_count, &v->step);
     if (cpu->interrupt_shadow == 2)
         cpu->interrupt_shadow = leave == X86_LEAVE_LOOKUP || leave == X86_LEAVE_HALT ? 0 : 1;
     switch (leave) {

@@ -404,9 +404,7 @@ HRESULT kvm_vcpu_run(struct vp *vp, WHV_RUN_VP_EXIT_CONTEXT *exit)
     HRESULT hr;
     enum step step;
     turnstile_come_back(&v->turnstile);
-    // By the kernel's number: that of pthreads goes to the next thread as soon as one has ended.
-    if (v->thread != gettid())
-        v->thread = os_kick_accept();
+    v->thread = os_kick_accept();
     atomic_store(&v->entered, v->thread);
     do
         hr = run_step(v, &step, exit);

@@ -25,6 +25,7 @@
 #include "engine/kvm/apic.h"
 #include "engine/kvm/slots.h"
 #include "engine/kvm/undo.h"
+#include "x86/decode.h"
 
 enum kvm_attention { KVM_ATTENTION_CANCEL = 1 };     // latched until a run has returned Canceled
 
@@ -89,7 +90,7 @@ struct kvm_vcpu {
     uint64_t apic_base;                 // as KVM has it; 0: not known
     struct kvm_tsc_registers tsc;       // KVM_GROUP_TSC
     uint8_t apic_page[KVM_APIC_PAGE_SIZE], apic_before[KVM_APIC_PAGE_SIZE];    // KVM_GROUP_APIC, and as fetched
-    struct insn room[2];                // the instruction that is stepped
+    struct x86_step step;               // the instruction that is stepped
     struct kvm_xsave xsave;             // what FPU registers come in; last, as its size is open
 };
 
