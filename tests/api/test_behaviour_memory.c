@@ -259,6 +259,12 @@ static void test_page_tables(void **state)
     put64(page, 0, DATA | PTE_P);
     assert_ok(WHvMapGpaRange(p, page, 0x400000, PAGE, WHvMapGpaRangeFlagRead));
     exit = run(p, 0);
+    if (!engine_sees_accessed_bits() && exit.ExitReason == WHvRunVpExitReasonX64IoPortAccess) {
+        assert_int_equal(peek64(page, 0), DATA | PTE_P);
+        assert_ok(WHvDeletePartition(p));
+        print_message("refused as documented: an exit for an accessed bit in a table that is read-only\n");
+        return;
+    }
     assert_int_equal(exit.ExitReason, WHvRunVpExitReasonMemoryAccess);
     assert_int_equal(exit.MemoryAccess.AccessInfo.GpaUnmapped, 0);
     assert_int_equal(exit.MemoryAccess.AccessInfo.AccessType, WHvMemoryAccessWrite);

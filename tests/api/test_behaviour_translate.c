@@ -180,12 +180,17 @@ static void test_memory(void **state)
 static void test_modes(void **state)
 {
     WHV_PARTITION_HANDLE p = long_guest();
+    WHV_CPUID_OUTPUT features;
 
     (void)state;
     put64(memory, PD + 8, PTE_PS | PTE_P);              // 2 MiB at 0x200000 are physical 0
     assert_gpa(p, 0x203456, READ, 0x3456);
     put64(memory, PDPT + 8, PTE_PS | PTE_P);            // 1 GiB
-    assert_gpa(p, 0x40003456, READ, 0x3456);
+    assert_ok(WHvGetVirtualProcessorCpuidOutput(p, 0, 0x80000001, 0, &features));
+    if (features.Edx >> 26 & 1)
+        assert_gpa(p, 0x40003456, READ, 0x3456);
+    else
+        assert_result(p, 0x40003456, READ, WHvTranslateGvaResultInvalidPageTableFlags);
     put64(memory, PD + 8, 0x2000 | PTE_PS | PTE_P);     // reserved bits of a large page
     assert_result(p, 0x203456, READ, WHvTranslateGvaResultInvalidPageTableFlags);
     assert_ok(WHvDeletePartition(p));

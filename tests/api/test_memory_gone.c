@@ -186,13 +186,24 @@ static void check_access(const struct access *a, bool warm)
     assert_ok(WHvDeletePartition(p));
 }
 
+// See engine_comes_back_from_system_accesses.
+static bool is_system_access(const struct access *a)
+{
+    return !strncmp(a->name, "fx", 2) || !strncmp(a->name, "sgdt", 4) || !strncmp(a->name, "lgdt", 4);
+}
+
 static void check_accesses(const struct access *list, size_t count)
 {
-    for (size_t n = 0; n < count; n++)
+    for (size_t n = 0; n < count; n++) {
+        if (is_system_access(&list[n]) && !engine_comes_back_from_system_accesses()) {
+            print_message("refused as documented: %s\n", list[n].name);
+            continue;
+        }
         for (int warm = 0; warm < 2; warm++) {
             print_message("%s%s\n", list[n].name, warm ? ", warm" : "");
             check_access(&list[n], warm);
         }
+    }
 }
 
 static void test_data(void **state)

@@ -134,6 +134,7 @@ static void *translate_main(void *argument)
 static void test_all_stoppers(void **state)
 {
     struct poll l = {.partition = set_up(2)}, translations = {.partition = l.partition};
+    const UINT32 leaf = 1;
     WHV_PARTITION_HANDLE p = l.partition;
     pthread_t poller, translator;
     struct runner r[2];
@@ -149,7 +150,7 @@ static void test_all_stoppers(void **state)
     pthread_create(&poller, NULL, poll_main, &l);
     pthread_create(&translator, NULL, translate_main, &translations);
     for (int n = 0; n < 150; n++) {
-        assert_ok(set64(p, WHvPartitionPropertyCodeExceptionExitBitmap, n % 2 ? 1 << 6 : 0));
+        assert_ok(WHvSetPartitionProperty(p, WHvPartitionPropertyCodeCpuidExitList, &leaf, n % 2 ? sizeof(leaf) : 0));
         assert_ok(WHvMapGpaRange(p, memory, 0x100000, PAGE, RW));
         assert_ok(WHvUnmapGpaRange(p, 0x100000, PAGE));
         (void)get_register(p, 1, WHvX64RegisterRip);

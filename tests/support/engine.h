@@ -202,6 +202,31 @@ static inline void needs_vector_code(void)
         SKIP_BECAUSE("this host's KVM runs no SSE and x87 arithmetic in guests");
 }
 
+// KVM tells of some accesses when it has done them: docs/engines.md lists what is lost by then.
+static inline bool engine_may_lose_shadow(void)
+{
+    return strcmp(engine_name(), "kvm") == 0;
+}
+
+// KVM without virtualisation hardware runs CPL 3 as user mode of the host, which has no ports.
+static inline bool engine_may_refuse_user_ports(void)
+{
+    return strcmp(engine_name(), "kvm") == 0;
+}
+
+// KVM leaves accessed and dirty bits out where a page table cannot be written: docs/engines.md lists this limit.
+static inline bool engine_sees_accessed_bits(void)
+{
+    return strcmp(engine_name(), "kvm") != 0;
+}
+
+// SGDT, FXSAVE and the like reach memory by a way of their own in a kernel that interprets the guest, and it tries them
+// for ever where there is none: docs/engines.md lists this limit.
+static inline bool engine_comes_back_from_system_accesses(void)
+{
+    return strcmp(engine_name(), "kvm") != 0;
+}
+
 // The host's KVM cannot keep a guest from executing what it may read: docs/engines.md lists this limit.
 static inline bool engine_forbids_execution(void)
 {
