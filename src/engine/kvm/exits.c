@@ -145,14 +145,17 @@ static HRESULT msr(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT 
         return S_OK;
     }
     v->half.kind = write ? KVM_HALF_MSR_WRITE : KVM_HALF_MSR_READ;
-    v->half.undo = (struct kvm_undo){ .pending = KVM_PENDING_INPUT, .rip = cpu->rip };
-    v->half.undo.byte_count = exit_instruction_bytes(&v->p, v->half.undo.bytes);
+    struct kvm_undo *undo = &v->half.undo;
+    undo->pending = KVM_PENDING_INPUT;
+    undo->rip = cpu->rip;
+    undo->length = 0;
+    undo->byte_count = exit_instruction_bytes(&v->p, undo->bytes);
     // Prefixes mean nothing to RDMSR and WRMSR (0F 32, 0F 30), but they count.
-    for (unsigned n = 0; n + 1 < v->half.undo.byte_count && !v->half.undo.length; n++)
-        if (v->half.undo.bytes[n] == 0x0f)
-            v->half.undo.length = (uint8_t)(n + 2);
+    for (unsigned n = 0; n + 1 < undo->byte_count && !undo->length; n++)
+        if (undo->bytes[n] == 0x0f)
+            undo->length = (uint8_t)(n + 2);
     kvm_undo_keep(&v->before, cpu);
-    cpu->exit = (struct x86_exit){ .kind = X86_EXIT_MSR, .length = v->half.undo.length,
+    cpu->exit = (struct x86_exit){ .kind = X86_EXIT_MSR, .length = undo->length,
                                    .msr = { .msr = v->run->msr.index, .write = write } };
     *step = exit_from_view(v, exit);
     return S_OK;

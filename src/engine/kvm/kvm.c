@@ -123,6 +123,7 @@ static HRESULT kvm_map_changed(struct partition *p, gpa_t gpa, uint64_t size)
     HRESULT hr = kvm_slots_update(&kvm->slots, &p->map, gpa, size, &quiesce);
     // Whoever uses the view on guest memory has looked the old map up: wait until that is over.
     pthread_rwlock_wrlock(&kvm->memory_gate);
+    kvm->map_version++;
     pthread_rwlock_unlock(&kvm->memory_gate);
     return hr;
 }

@@ -100,7 +100,10 @@ HRESULT kvm_view_do(struct kvm_vcpu *v, kvm_view_work work, enum step *step, WHV
     struct os_guard guard;
     volatile HRESULT hr = S_OK;         // the guard's jump must find it
     pthread_rwlock_rdlock(&v->kvm->memory_gate);
-    v->p.ranges[0].size = v->p.ranges[1].size = 0;
+    if (v->map_version != v->kvm->map_version) {
+        v->map_version = v->kvm->map_version;
+        v->p.ranges[0].size = v->p.ranges[1].size = 0;
+    }
     v->p.code_count = 0;
     if (OS_GUARD_ENTER(&guard) == 0) {
         x86_settle_state(&v->p.cpu);

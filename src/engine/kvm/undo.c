@@ -32,7 +32,7 @@ static bool undo_read(struct x86_cpu *cpu, const struct kvm_run *run, struct kvm
     undo->pending = KVM_PENDING_INPUT;
     undo_fetch(cpu, cpu->rip, 0, &code);
     take_bytes(undo, &code, 0);
-    if (!undo_decode(cpu, undo_back(&code, 0), code.after, cpu->rip, &insn))
+    if (!undo_decode_again(&undo->decoded, cpu, undo_back(&code, 0), code.after, cpu->rip, &insn))
         return false;
     if (undo->port && !undo_input_fits(cpu, run, &insn))
         return false;
@@ -69,13 +69,16 @@ static unsigned most_travelled(const struct x86_cpu *cpu, const struct undo_code
     return votes[best] ? best : 0;
 }
 
-// Whether the `n` bytes before the code's place are one instruction, and it fits.
+// Whether the `n` bytes before the code's place are one instruction, and it fits. `last`: likely to be decoded again.
 static bool fits_back(struct x86_cpu *cpu, const struct undo_report *report, const struct undo_code *code,
-                      unsigned n, bool call, struct undo_fit *fit)
+                      unsigned n, bool call, struct undo_decoded *last, struct undo_fit *fit)
 {
     uint64_t rip = x86_cut_rip(cpu, code->rip - n);
+    const uint8_t *bytes = undo_back(code, n);
     fit->finished = true;
-    return undo_decode(cpu, undo_back(code, n), n, rip, &fit->insn) && fit->insn.z.length == n
+    bool decoded = last ? undo_decode_again(last, cpu, bytes, n, rip, &fit->insn)
+                        : undo_decode(cpu, bytes, n, rip, &fit->insn);
+    return decoded && fit->insn.z.length == n
         && (call ? undo_fits_call(cpu, report, fit) : undo_fits(cpu, report, fit));
 }
 
@@ -103,7 +106,7 @@ static bool search_before(struct search *s, bool call, struct undo_fit *found)
     struct undo_fit fit;
     unsigned lengths = 0, repeated = 0, kept = 0;
     for (unsigned n = 1; n <= ZYDIS_MAX_INSTRUCTION_LENGTH && n <= s->code.before; n++) {
-        if (!fits_back(s->cpu, &s->report, &s->code, n, call, &fit))
+        if (!fits_back(s->cpu, &s->report, &s->code, n, call, NULL, &fit))
             continue;
         if (kept && found->proven && !fit.proven)
             continue;
@@ -123,14 +126,14 @@ static bool search_before(struct search *s, bool call, struct undo_fit *found)
     unsigned chosen = most_travelled(s->cpu, &more, lengths);
     if (!chosen)
         chosen = (unsigned)__builtin_ctz(repeated ? repeated : lengths);
-    return chosen == kept || fits_back(s->cpu, &s->report, &s->code, chosen, call, found);
+    return chosen == kept || fits_back(s->cpu, &s->report, &s->code, chosen, call, NULL, found);
 }
 
 static bool find_before(struct search *s, bool call, struct undo_fit *found)
 {
     uint8_t *length = seen_length(s->undo, s->code.rip, false);
     if (length && *length && *length <= s->code.before
-        && fits_back(s->cpu, &s->report, &s->code, *length, call, found) && found->proven)
+        && fits_back(s->cpu, &s->report, &s->code, *length, call, &s->undo->decoded, found) && found->proven)
         return true;
     if (!search_before(s, call, found))
         return false;
@@ -177,7 +180,8 @@ static bool find_call(struct search *s, struct undo_fit *found)
 static bool find_here(struct search *s, struct undo_fit *here)
 {
     here->finished = false;
-    return undo_decode(s->cpu, undo_back(&s->code, 0), s->code.after, s->cpu->rip, &here->insn)
+    return undo_may_stay(s->cpu, undo_back(&s->code, 0), s->code.after)
+        && undo_decode(s->cpu, undo_back(&s->code, 0), s->code.after, s->cpu->rip, &here->insn)
         && (here->insn.rep || here->insn.z.mnemonic == ZYDIS_MNEMONIC_OUT)
         && undo_fits(s->cpu, &s->report, here);
 }

@@ -33,6 +33,7 @@
 #define BULKHEAD_KVM_UNDO_H
 
 #include "engine/kvm/abi.h"
+#include "engine/kvm/undo_insn.h"
 #include "x86/cpu.h"
 
 enum kvm_pending_kind {
@@ -68,6 +69,7 @@ struct kvm_undo {
     // Kept from exit to exit, and zero before the first: how long instructions were that ended at a RIP.
     // Guests exit from the same few places, and a guess that fits saves the search.
     struct { uint64_t end; uint8_t length; } seen[KVM_UNDO_SEEN];
+    struct undo_decoded decoded;
 };
 
 // Find the instruction that the KVM_EXIT_IO or KVM_EXIT_MMIO in `run` is about, and put the view's registers

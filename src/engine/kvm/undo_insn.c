@@ -61,8 +61,19 @@ static void fetch_before(struct x86_cpu *cpu, struct undo_code *code, unsigned b
 
 void undo_fetch(struct x86_cpu *cpu, uint64_t rip, unsigned before, struct undo_code *code)
 {
+    uint64_t linear = x86_code_linear(cpu, rip), offset = linear & X86_PAGE_MASK;
     code->rip = rip;
     code->before = code->after = 0;
+    if (rip >= before && offset >= before && offset + UNDO_AFTER <= X86_PAGE_SIZE) {     // all in one page
+        unsigned size = before + UNDO_AFTER;
+        const uint8_t *at = code_at(cpu, linear - before, &size);
+        if (!at)
+            return;
+        memcpy(code->bytes + UNDO_BEFORE - before, at, size);
+        code->before = before;
+        code->after = UNDO_AFTER;
+        return;
+    }
     fetch_after(cpu, code);
     fetch_before(cpu, code, before);
 }
@@ -89,6 +100,40 @@ bool undo_decode(const struct x86_cpu *cpu, const uint8_t *bytes, unsigned size,
     insn->rep = insn->string && (insn->z.attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE
                                                        | ZYDIS_ATTRIB_HAS_REPNE));
     return true;
+}
+
+bool undo_decode_again(struct undo_decoded *last, const struct x86_cpu *cpu, const uint8_t *bytes, unsigned size,
+                       uint64_t rip, struct undo_insn *insn)
+{
+    if (size > sizeof last->bytes)
+        size = sizeof last->bytes;
+    if (!size || last->size != size || last->mode != cpu->mode || memcmp(last->bytes, bytes, size)) {
+        last->size = 0;
+        if (!undo_decode(cpu, bytes, size, rip, &last->insn))
+            return false;
+        last->mode = cpu->mode;
+        last->size = (uint8_t)size;
+        memcpy(last->bytes, bytes, size);
+    }
+    memcpy(insn, &last->insn, offsetof(struct undo_insn, operand)
+                              + last->insn.z.operand_count * sizeof insn->operand[0]);
+    insn->rip = rip;
+    return true;
+}
+
+// Legacy and REX prefixes come first (SDM vol. 2A 2.1); OUT is E6, E7, EE and EF.
+bool undo_may_stay(const struct x86_cpu *cpu, const uint8_t *bytes, unsigned size)
+{
+    for (unsigned n = 0; n < size; n++) {
+        uint8_t b = bytes[n];
+        if (b == 0xf2 || b == 0xf3)
+            return true;
+        bool prefix = b == 0x26 || b == 0x2e || b == 0x36 || b == 0x3e || (b >= 0x64 && b <= 0x67) || b == 0xf0
+                   || (code64(cpu) && (b & 0xf0) == 0x40);
+        if (!prefix)
+            return b == 0xe6 || b == 0xe7 || b == 0xee || b == 0xef;
+    }
+    return false;
 }
 
 unsigned undo_length(const struct x86_cpu *cpu, const uint8_t *bytes, unsigned size)

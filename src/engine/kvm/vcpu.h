@@ -47,6 +47,7 @@ struct kvm_partition {
     _Atomic unsigned level_requests;    // level-triggered interrupts on their way to processors, where eoi_late
     struct kvm_slots slots;
     pthread_rwlock_t memory_gate;
+    uint64_t map_version;               // under memory_gate: moves on with each change of the map
     _Atomic(struct kvm_vcpu *) vcpus[PARTITION_MAX_PROCESSORS];
     pthread_rwlock_t vcpus_lock;        // readers: whoever reaches for another processor; writer: create and destroy
     // KVM never gives a processor back: what a deleted one leaves serves the next of that index. run NULL: none yet.
@@ -75,6 +76,7 @@ struct kvm_vcpu {
     // Under the turnstile's lock:
     uint32_t fresh, changed;
     int thread;                         // the last one that ran it, and lets kicks come; 0: none yet
+    uint64_t map_version;               // which p.ranges are of
     struct kvm_half half;
     // The registers that an instruction can be completed from, as they were at the exit.
     struct kvm_undo_registers before;
