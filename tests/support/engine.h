@@ -214,6 +214,12 @@ static inline bool engine_may_refuse_user_ports(void)
     return strcmp(engine_name(), "kvm") == 0;
 }
 
+// The kernel goes on reading page tables that the host has made inaccessible: docs/engines.md lists this limit.
+static inline bool engine_misses_page_tables(void)
+{
+    return strcmp(engine_name(), "kvm") != 0;
+}
+
 // KVM leaves accessed and dirty bits out where a page table cannot be written: docs/engines.md lists this limit.
 static inline bool engine_sees_accessed_bits(void)
 {
