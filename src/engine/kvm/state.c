@@ -351,6 +351,7 @@ void kvm_state_prepare_run(struct kvm_vcpu *v)
         changed |= REGISTER_SYSTEM;
     run->kvm_valid_regs = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS;
     run->kvm_dirty_regs = 0;
+    run->cr8 = run->s.regs.sregs.cr8;       // without an APIC of its own KVM takes it from here at each run
     if (!changed)
         return;
     if (changed & REGISTER_GENERAL) {
