@@ -86,8 +86,8 @@ static void test_cpuid_output(void **state)
 {
     const WHV_X64_CPUID_RESULT result = {.Function = 0x40000000, .Eax = 0x40000001, .Ebx = 0x12345678};
     const WHV_X64_CPUID_RESULT2 results2[] = {
-        {.Function = 7, .Index = 0, .Flags = WHvX64CpuidResult2FlagSubleafSpecific,
-         .Output = {.Ebx = 0x80000000}, .Mask = {.Ebx = 0x80000080}},
+        {.Function = 4, .Index = 1, .Flags = WHvX64CpuidResult2FlagSubleafSpecific,
+         .Output = {.Ecx = 0x1234}, .Mask = {.Ecx = 0xFFFF}},
         {.Function = 0x80000002, .VpIndex = 1, .Flags = WHvX64CpuidResult2FlagVpSpecific,
          .Output = {.Eax = 0x11111111}, .Mask = {.Eax = 0xFFFFFFFF}},
     };
@@ -115,8 +115,8 @@ static void test_cpuid_output(void **state)
             assert_memory_equal(&seen, &told, sizeof(seen));
         }
     assert_int_equal(guest_cpuid(p, 0x40000000, 0).Ebx, 0x12345678);
-    assert_int_equal(guest_cpuid(p, 7, 0).Ebx & 0x80000080, 0x80000000);
-    assert_int_equal(guest_cpuid(p, 7, 1).Ebx & 0x80000000, 0);
+    assert_int_equal(guest_cpuid(p, 4, 1).Ecx & 0xFFFF, 0x1234);
+    assert_int_not_equal(guest_cpuid(p, 4, 0).Ecx & 0xFFFF, 0x1234);
     assert_ok(WHvGetVirtualProcessorCpuidOutput(p, 1, 0x80000002, 0, &told));
     assert_int_equal(told.Eax, 0x11111111);
     assert_int_not_equal(guest_cpuid(p, 0x80000002, 0).Eax, 0x11111111);
