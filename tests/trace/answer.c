@@ -5,6 +5,7 @@
 //   0xe1  inject interrupt AL behind this instruction
 //   0xe2  inject an NMI there
 //   0xe3  inject exception AL there, with error code 0x55
+//   0xe4  go on at privilege level 3: RIP from R15, CS from R14, data segments of tests/guests/long.inc
 //   0xe7  take away what was mapped since the last such order
 //   0xf0, 0xf4  see tests/guests/check.inc; the second ends the guest
 #include "trace.h"
@@ -12,7 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { WINDOW = 0xe0, INTERRUPT = 0xe1, NMI = 0xe2, EXCEPTION = 0xe3, FORGET = 0xe7, END = 0xf4 };
+enum { WINDOW = 0xe0, INTERRUPT = 0xe1, NMI = 0xe2, EXCEPTION = 0xe3, USER = 0xe4, FORGET = 0xe7, END = 0xf4 };
 enum { WINDOW_VECTOR = 0x41, HALT_VECTOR = 0x42 };
 
 #define ALL (WHvMapGpaRangeFlagRead | WHvMapGpaRangeFlagWrite | WHvMapGpaRangeFlagExecute)
@@ -239,11 +240,30 @@ static void obey(struct trace *t, const WHV_X64_IO_PORT_ACCESS_CONTEXT *io)
     }
 }
 
+static void enter_user(struct trace *t)
+{
+    static const WHV_REGISTER_NAME names[] = { WHvX64RegisterCs, WHvX64RegisterSs, WHvX64RegisterDs, WHvX64RegisterEs,
+                                               WHvX64RegisterRip };
+    WHV_REGISTER_VALUE values[5];
+    const UINT16 code = (UINT16)trace_get(t, WHvX64RegisterR14);
+
+    memset(values, 0, sizeof(values));
+    for (unsigned n = 0; n < 4; n++) {
+        values[n].Segment.Limit = 0xFFFFFFFF;
+        values[n].Segment.Selector = n ? 0x33 : code;
+        values[n].Segment.Attributes = n ? 0xC0F3 : code == 0x3B ? 0xA0FB : 0xC0FB;
+    }
+    values[4].Reg64 = trace_get(t, WHvX64RegisterR15);
+    MUST(WHvSetVirtualProcessorRegisters(t->partition, 0, names, 5, values));
+}
+
 static void answer_port(struct trace *t, const WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     if (exit->IoPortAccess.AccessInfo.IsWrite && !exit->IoPortAccess.AccessInfo.StringOp)
         obey(t, &exit->IoPortAccess);
-    if (t->way == BY_EMULATOR)
+    if (exit->IoPortAccess.AccessInfo.IsWrite && exit->IoPortAccess.PortNumber == USER)
+        enter_user(t);
+    else if (t->way == BY_EMULATOR)
         emulate(t, exit);
     else
         port_by_hand(t, exit);

@@ -52,19 +52,6 @@ main:   mov     qword [interrupt_handler], .on_interrupt
         nop
         nop
         cli
-        xor     eax, eax
-        out     0xe0, al
-        mov     rcx, rsp
-        push    DATA
-        push    rcx
-        push    0x202
-        push    CODE64
-        mov     rax, .returned
-        push    rax
-        iretq
-.returned:
-        nop
-        cli
 ; Halts: with IF clear it just goes on, with IF set an interrupt comes
         hlt
         sti
@@ -92,6 +79,20 @@ main:   mov     qword [interrupt_handler], .on_interrupt
         out     0x13, al
         xor     eax, eax
         mov     cr8, rax
+; A window that IRET opens
+        xor     eax, eax
+        out     0xe0, al
+        mov     rcx, rsp
+        push    DATA
+        push    rcx
+        push    0x202
+        push    CODE64
+        mov     rax, .returned
+        push    rax
+        iretq
+.returned:
+        nop
+        cli
         finish
 .on_nmi:
         inc     dword [.nmis]

@@ -71,12 +71,6 @@ main:   mov     edi, TABLE
         mov     esi, WINDOW + 0x2000 - 8
         mov     ecx, 4
         told    rep lodsd                           ; and on into the one that is not there
-; A port's string access whose memory faults
-        mov     edx, 0x30
-        mov     edi, WINDOW + 0x2000
-        told    insb
-        mov     esi, WINDOW + 0x2000
-        told    outsb
         xor     edx, edx
         told    ud2
         told    {db 0x0f, 0xff}

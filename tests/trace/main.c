@@ -22,12 +22,12 @@ struct row {
     bool one_way;                       // its exits are all of one kind: by hand is enough
     WHV_EXTENDED_VM_EXITS exits;
     UINT64 exceptions;
-    WHV_X64_LOCAL_APIC_EMULATION_MODE apic;
 };
 
 static const struct row rows[] = {
     { .name = "ports16" },
     { .name = "ports64" },
+    { .name = "portsdevice" },
     { .name = "device16" },
     { .name = "device16-marked" },
     { .name = "device64" },
@@ -44,16 +44,11 @@ static const struct row rows[] = {
     { .name = "msr", .one_way = true, .exits = { .X64MsrExit = 1 } },
     { .name = "debug", .exits = { .ExceptionExit = 1 }, .exceptions = 1u << 1 | 1u << 3 },
     { .name = "real", .of_guests = true, .one_way = true },
-    { .name = "protected", .of_guests = true, .one_way = true },
     { .name = "exceptions", .of_guests = true, .one_way = true },
-    { .name = "breakpoints", .of_guests = true, .one_way = true },
-    { .name = "paging", .of_guests = true, .one_way = true },
-    { .name = "privilege", .of_guests = true, .one_way = true },
     { .name = "smc", .of_guests = true, .one_way = true },
     { .name = "triple", .of_guests = true, .one_way = true },
     { .name = "ports", .of_guests = true },
     { .name = "halt", .of_guests = true, .one_way = true },
-    { .name = "shadow", .of_guests = true, .one_way = true, .apic = WHvX64LocalApicEmulationModeX2Apic },
 };
 
 static const char *const ways[] = { "by hand", "by emulator", "by map" };
@@ -132,8 +127,6 @@ static void create(struct trace *t, const struct row *row)
 
     MUST(WHvCreatePartition(&t->partition));
     set_property(t, WHvPartitionPropertyCodeProcessorCount, 1);
-    if (row->apic)
-        set_property(t, WHvPartitionPropertyCodeLocalApicEmulationMode, row->apic);
     if (row->exits.AsUINT64)
         set_property(t, WHvPartitionPropertyCodeExtendedVmExits, row->exits.AsUINT64);
     if (row->exceptions)

@@ -68,17 +68,6 @@
         mov     di, 0x6fff
         mov     cx, 3
         rep     insw
-; Into a page where nothing is, and from there
-        mov     ax, 0xc000
-        mov     es, ax
-        xor     di, di
-        mov     cx, 2
-        rep     insb
-        mov     ds, ax
-        xor     si, si
-        mov     cx, 2
-        rep     outsb
-        out     0xe7, al
         hlt
         out     0xf4, al
         hlt

@@ -73,14 +73,6 @@ main:   mov     rax, 0x1122334455667788
         mov     edi, 0x101fff
         mov     ecx, 3
         rep     insd
-; With a device at the memory's end
-        mov     edi, 0x10000000
-        mov     ecx, 2
-        rep     insw
-        mov     esi, 0x10000000
-        mov     ecx, 2
-        rep     outsw
-        out     0xe7, al
 ; The flags after a single step over a port access
         mov     qword [resume], .stepped
         pushfq
