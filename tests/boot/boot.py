@@ -42,6 +42,9 @@ def boot_firmware(bulkhead, image):
     if not os.path.exists(image):
         print(f'skipped: no {image}')
         sys.exit(SKIP)
+    if os.environ.get('BULKHEAD_ENGINE') == 'kvm' and not os.access('/dev/kvm', os.R_OK | os.W_OK):
+        print('skipped: there is no /dev/kvm that opens')
+        sys.exit(SKIP)
     # Without a disk it would wait for one; the banner is enough.
     command = [bulkhead, 'run', '--firmware', image, '--debug-console', '0x402', '--timeout', '40']
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,

@@ -177,6 +177,9 @@ static HRESULT soft_get_apic_page(struct vp *vp, void *page)
 {
     struct vcpu *v = vp->engine_data;
     vcpu_stop(v);
+    // A timer that has run out since the processor last looked would be in the page as expired, its interrupt nowhere.
+    if (vcpu_ns_until(v, lapic_timer_deadline(&v->lapic)) == 0)
+        (void)lapic_timer_poll(&v->lapic, vcpu_time(v));
     lapic_get_page(&v->lapic, page, vcpu_time(v));
     vcpu_resume(v);
     return S_OK;
