@@ -64,6 +64,10 @@ static HRESULT abandon(struct kvm_vcpu *v, bool in_view)
     const struct kvm_undo *undo = &v->half.undo;
     struct kvm_run *run = v->run;
     struct kvm_sync_regs synced = run->s.regs;
+    // What KVM has told of the exit; completing the instruction may make it tell of others.
+    uint32_t reason = run->exit_reason;
+    uint8_t told[sizeof run->padding];
+    memcpy(told, run->padding, sizeof told);
     struct saved_memory saved;
     bool access = v->half.kind == KVM_HALF_ACCESS;
     run->kvm_dirty_regs = 0;
@@ -87,6 +91,8 @@ static HRESULT abandon(struct kvm_vcpu *v, bool in_view)
     if (access && in_view)
         restore_memory(v, &saved);
     run->s.regs = synced;
+    run->exit_reason = reason;
+    memcpy(run->padding, told, sizeof told);
     v->changed |= KVM_GROUPS_SYNCED;
     v->half.kind = KVM_HALF_NOTHING;
     return hr;

@@ -353,6 +353,19 @@ static HRESULT watch_eoi(struct kvm_vcpu *v)
     return hr;
 }
 
+// A single step that begins at an IRET ends one instruction behind it: RFLAGS.TF, which makes the step, is part of what
+// IRET loads. So the view runs an IRET (CF, perhaps behind an operand-size or REX prefix).
+static HRESULT over_iret(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    uint8_t bytes[16];
+    unsigned count = exit_instruction_bytes(&v->p, bytes), n = 0;
+    bool wide = (v->p.cpu.mode & X86_MODE_CODE) == X86_MODE_CODE64;
+    *step = STEP_RUN;
+    while (n < count && (bytes[n] == 0x66 || (wide && (bytes[n] & 0xf0) == 0x40)))
+        n++;
+    return n < count && bytes[n] == 0xcf ? kvm_step(v, step, exit) : S_OK;
+}
+
 static HRESULT run_step(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     HRESULT hr = S_OK;
@@ -385,6 +398,11 @@ static HRESULT run_step(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CON
     }
     if (SUCCEEDED(hr) && v->kvm->eoi_late)
         hr = watch_eoi(v);
+    if (SUCCEEDED(hr) && v->single_step && !v->p.pending_valid) {
+        hr = kvm_view_do(v, over_iret, step, exit);
+        if (FAILED(hr) || *step != STEP_RUN)
+            return hr;
+    }
     if (SUCCEEDED(hr) && (v->debug_control || v->single_step || v->kvm->debug_exceptions))
         hr = guest_debug(v);
     if (FAILED(hr))
