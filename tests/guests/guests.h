@@ -22,6 +22,7 @@ struct guest {
     WHV_EXTENDED_VM_EXITS exits;
     UINT64 exception_bitmap;
     bool vector_code;                   // it executes SSE and x87 arithmetic
+    const char *interpreted;            // what fails in it where the kernel interprets guests (support/engine.h)
     WHV_RUN_VP_EXIT_REASON end;         // the exit that ends the guest; 0: its write to the port for that
     // Before the first run; may be NULL.
     bool (*prepare)(struct run *run);

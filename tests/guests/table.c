@@ -5,19 +5,26 @@
 #define XAPIC WHvX64LocalApicEmulationModeXApic
 #define X2APIC WHvX64LocalApicEmulationModeX2Apic
 
+// What the kernel's interpreter of guests does in a way of its own.
+#define LATE "this host's KVM interprets guests, and takes interrupts later than at the first chance"
+
 const struct guest guests[] = {
     { .name = "real" },
-    { .name = "protected" },
+    { .name = "protected",
+      .interpreted = "this host's KVM interprets guests, and has not all of protected mode" },
     { .name = "exceptions" },
     { .name = "vectors", .vector_code = true },
-    { .name = "breakpoints" },
-    { .name = "paging" },
-    { .name = "privilege" },
+    { .name = "breakpoints",
+      .interpreted = "this host's KVM interprets guests, and has no breakpoints on data" },
+    { .name = "paging",
+      .interpreted = "this host's KVM interprets guests, and stores over two pages in two parts" },
+    { .name = "privilege",
+      .interpreted = "this host's KVM interprets guests, and raises #UD for INT at CPL 3" },
     { .name = "smc" },
     { .name = "triple", .end = WHvRunVpExitReasonUnrecoverableException },
-    { .name = "shadow", .apic = X2APIC },
-    { .name = "apic", .apic = XAPIC, .on_exit = host_of_apic },
-    { .name = "x2apic", .apic = X2APIC },
+    { .name = "shadow", .apic = X2APIC, .interpreted = LATE },
+    { .name = "apic", .apic = XAPIC, .on_exit = host_of_apic, .interpreted = LATE },
+    { .name = "x2apic", .apic = X2APIC, .interpreted = LATE },
     { .name = "smp", .apic = X2APIC, .processors = 2 },
     { .name = "ports", .on_exit = host_of_ports },
     { .name = "memory", .prepare = prepare_memory, .on_exit = host_of_memory },
