@@ -84,6 +84,7 @@ void raw_open(struct raw *raw, UINT8 *memory, const struct guest_start *start)
     struct kvm_sregs system;
 
     guest_layout(memory, start);
+    raw->memory = memory;
     create(raw, start->apic != WHvX64LocalApicEmulationModeNone);
     map(raw, 0, memory, 0, GUEST_SIZE);
     IOCTL(raw->processor, KVM_GET_SREGS, &system);
@@ -119,13 +120,59 @@ static inline void answer(struct kvm_run *run)
     }
 }
 
+/* Where a linear address lies: four levels of tables, each in the guest's memory. */
+static uint64_t walk(const struct raw *raw, uint64_t cr3, uint64_t linear)
+{
+    uint64_t entry = cr3;
+
+    for (int shift = 39; shift >= 12; shift -= 9) {
+        memcpy(&entry, raw->memory + (entry & 0xFFFFFFFFFF000) + (linear >> shift & 511) * 8, 8);
+        if (shift < 39 && (entry & 0x80)) {         /* a large page */
+            uint64_t offset = (1ull << shift) - 1;
+
+            return (entry & 0xFFFFFFFFFF000 & ~offset) | (linear & offset);
+        }
+    }
+    return (entry & 0xFFFFFFFFFF000) | (linear & 0xFFF);
+}
+
+/* A context as the API has it, filled in for the exits of these loops: 2 bytes of instruction. */
+static void tell_exit(const struct raw *raw, uint64_t length, WHV_RUN_VP_EXIT_CONTEXT *context)
+{
+    const struct kvm_sync_regs *s = &raw->run->s.regs;
+    bool behind = raw->run->exit_reason == KVM_EXIT_IO ? raw->run->io.direction == KVM_EXIT_IO_OUT
+                                                       : raw->run->mmio.is_write;
+    uint64_t rip = s->regs.rip - (behind ? length : 0);
+
+    memset(context, 0, sizeof(*context));
+    context->VpContext.Rip = rip;
+    context->VpContext.Rflags = s->regs.rflags;
+    context->VpContext.Cs.Selector = s->sregs.cs.selector;
+    context->VpContext.Cs.Base = s->sregs.cs.base;
+    context->VpContext.Cs.Limit = s->sregs.cs.limit;
+    context->VpContext.InstructionLength = (UINT8)(length & 15);
+    if (raw->run->exit_reason == KVM_EXIT_IO) {
+        context->IoPortAccess.PortNumber = raw->run->io.port;
+        context->IoPortAccess.Rax = s->regs.rax;
+        context->IoPortAccess.Rcx = s->regs.rcx;
+        context->IoPortAccess.Rsi = s->regs.rsi;
+        context->IoPortAccess.Rdi = s->regs.rdi;
+        memcpy(context->IoPortAccess.InstructionBytes, raw->memory + walk(raw, s->sregs.cr3, rip), 16);
+    } else {
+        context->MemoryAccess.Gva = s->regs.rsi;
+        context->MemoryAccess.Gpa = walk(raw, s->sregs.cr3, s->regs.rsi);
+        memcpy(context->MemoryAccess.InstructionBytes, raw->memory + walk(raw, s->sregs.cr3, rip), 16);
+    }
+}
+
 double raw_exits(struct raw *raw, uint32_t reason, enum raw_extra extra, uint64_t next, unsigned count)
 {
     struct kvm_interrupt interrupt = {.irq = VECTOR};
     struct kvm_msi message = {.address_lo = 0xFEE00000, .data = VECTOR};
+    WHV_RUN_VP_EXIT_CONTEXT context;
     double start;
 
-    raw->run->kvm_valid_regs = extra == RAW_REGISTERS ? SYNC_FIELDS : 0;
+    raw->run->kvm_valid_regs = extra == RAW_CONTRACT ? SYNC_FIELDS : 0;
     start = now();
     for (unsigned n = 0; n < count; n++) {
         if (extra == RAW_INTERRUPT) {
@@ -135,7 +182,12 @@ double raw_exits(struct raw *raw, uint32_t reason, enum raw_extra extra, uint64_
         }
         raw_run_to(raw, reason);
         answer(raw->run);
-        if (extra == RAW_REGISTERS && next) {
+        if (extra != RAW_CONTRACT) {
+            continue;
+        }
+        tell_exit(raw, LOOP_LENGTH, &context);
+        __asm__ volatile("" : : "g"(&context) : "memory");      /* somebody reads it */
+        if (next) {
             raw->run->s.regs.regs.rip = next;
             raw->run->kvm_dirty_regs = KVM_SYNC_X86_REGS;
         }

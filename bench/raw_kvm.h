@@ -7,10 +7,13 @@
 
 #include "guest.h"
 
+#define LOOP_LENGTH 2   /* of the instruction that exits, in the loops of ports and memory */
+
 struct raw {
     int kvm, vm, processor;
     struct kvm_run *run;
     size_t run_size;
+    const UINT8 *memory;
 };
 
 /* Every function ends the program when the kernel refuses. */
@@ -20,7 +23,9 @@ void raw_close(struct raw *raw);
 /* What happens at each exit besides KVM_RUN. */
 enum raw_extra {
     RAW_NOTHING,    /* an IN or an MMIO read is given its data */
-    RAW_REGISTERS,  /* the registers come out with the exit, and RIP goes back as `next`; 0: it does not */
+    RAW_CONTRACT,   /* what WHP tells of an exit, by hand: the registers come out, RIP is put back to the start
+                       of the instruction, whose bytes (and for memory its address) are found by the guest's page
+                       tables; and RIP goes in as `next`; 0: it does not */
     RAW_INTERRUPT,  /* KVM_INTERRUPT with VECTOR */
     RAW_MESSAGE,    /* KVM_SIGNAL_MSI with VECTOR for processor 0 */
 };

@@ -359,6 +359,7 @@ void kvm_state_prepare_run(struct kvm_vcpu *v)
         run->kvm_dirty_regs |= KVM_SYNC_X86_REGS;
     }
     if (changed & REGISTER_SYSTEM) {
+        v->seen_stale = true;
         store_system(v);
         run->kvm_dirty_regs |= KVM_SYNC_X86_SREGS;
     }
@@ -385,6 +386,7 @@ void kvm_state_reset(struct kvm_vcpu *v)
     memset(&v->run->s.regs, 0, sizeof v->run->s.regs);
     s->apic_base = APIC_BASE_RESET | (v->p.vp->index == 0 ? APIC_BASE_BSP : 0);
     memset(&v->xsave, 0, sizeof v->xsave);
+    v->seen_stale = true;
     v->fresh = KVM_GROUPS_SYNCED | REGISTER_FPU;
     v->changed = KVM_GROUPS_SYNCED | REGISTER_FPU;
 }

@@ -77,6 +77,8 @@ struct kvm_vcpu {
     uint32_t fresh, changed;
     int thread;                         // the last one that ran it, and lets kicks come; 0: none yet
     uint64_t map_version;               // which p.ranges are of
+    struct kvm_sregs seen;              // what the view's system registers were loaded from
+    bool seen_stale;                    // they are not what that would give any more
     struct kvm_half half;
     // The registers that an instruction can be completed from, as they were at the exit.
     struct kvm_undo_registers before;
