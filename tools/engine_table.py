@@ -19,7 +19,7 @@ def main():
     table = {}
     for test in read_log(sys.argv[1]):
         name, _, engine = name_of(test).rpartition('-')
-        if engine in ENGINES:
+        if engine in ENGINES and not name.endswith('-soft'):    # which would be a comparison of engines
             for case, outcome in cases_of(test).items():
                 table.setdefault(name, {}).setdefault(case, {})[engine] = outcome
     totals = {engine: {} for engine in ENGINES}
