@@ -9,6 +9,30 @@
 
 static bool code64(const struct x86_cpu *cpu) { return (cpu->mode & X86_MODE_CODE) == X86_MODE_CODE64; }
 
+#define TABLE_ADDRESS 0x000ffffffffff000ull
+
+// Where an address lies by the four levels of tables in 64-bit mode (SDM vol. 3A 4.5.4), whoever may use it: the kernel
+// has just been there. False: ask x86_walk.
+static bool quick_walk(struct x86_cpu *cpu, uint64_t linear, uint64_t *gpa)
+{
+    uint64_t entry = cpu->cr3;
+    unsigned shift = 48;
+    if (!(cpu->efer & X86_EFER_LMA) || (cpu->cr4 & X86_CR4_LA57))
+        return false;
+    do {
+        struct x86_page page = undo_page(cpu, entry & TABLE_ADDRESS);
+        if (!page.host || !page.read)
+            return false;
+        shift -= 9;
+        memcpy(&entry, page.host + (linear >> shift & 511) * sizeof entry, sizeof entry);
+        if (!(entry & 1))
+            return false;
+    } while (shift > 12 && (shift == 39 || !(entry & 0x80)));
+    uint64_t offset = (1ull << shift) - 1;
+    *gpa = (entry & TABLE_ADDRESS & ~offset) | (linear & offset);
+    return true;
+}
+
 // Code at `linear`, of which `size` is cut to what lies in one page; NULL: it cannot be fetched. A fetch by
 // the processor would mark the page as accessed, and this is not one.
 static const uint8_t *code_at(struct x86_cpu *cpu, uint64_t linear, unsigned *size)
@@ -26,6 +50,16 @@ static const uint8_t *code_at(struct x86_cpu *cpu, uint64_t linear, unsigned *si
         return NULL;
     struct x86_page page = undo_page(cpu, w.t.gpa);
     return page.host && page.execute ? page.host + (w.t.gpa & X86_PAGE_MASK) : NULL;
+}
+
+// The same in the page of RIP.
+static const uint8_t *code_here(struct x86_cpu *cpu, uint64_t linear, unsigned *size)
+{
+    uint64_t gpa;
+    if (!quick_walk(cpu, linear, &gpa))
+        return code_at(cpu, linear, size);
+    struct x86_page page = undo_page(cpu, gpa);
+    return page.host && page.execute ? page.host + (gpa & X86_PAGE_MASK) : NULL;
 }
 
 static void fetch_after(struct x86_cpu *cpu, struct undo_code *code)
@@ -66,7 +100,7 @@ void undo_fetch(struct x86_cpu *cpu, uint64_t rip, unsigned before, struct undo_
     code->before = code->after = 0;
     if (rip >= before && offset >= before && offset + UNDO_AFTER <= X86_PAGE_SIZE) {     // all in one page
         unsigned size = before + UNDO_AFTER;
-        const uint8_t *at = code_at(cpu, linear - before, &size);
+        const uint8_t *at = code_here(cpu, linear - before, &size);
         if (!at)
             return;
         memcpy(code->bytes + UNDO_BEFORE - before, at, size);
@@ -216,6 +250,8 @@ bool undo_translate(struct x86_cpu *cpu, uint64_t linear, uint64_t *gpa)
 {
     if (code64(cpu) && !x86_canonical(linear))
         return false;
+    if (quick_walk(cpu, linear, gpa))
+        return true;
     struct x86_walk_result w = x86_walk(cpu, linear, X86_READ, X86_WALK_IGNORE_RIGHTS | X86_WALK_UNCACHED);
     *gpa = w.t.gpa;
     return w.ok;
