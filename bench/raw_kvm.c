@@ -37,9 +37,9 @@ static void map(struct raw *raw, uint32_t slot, void *memory, uint64_t gpa, uint
 
 static void create(struct raw *raw, bool apic)
 {
-    static struct {
+    static union {
         struct kvm_cpuid2 head;
-        struct kvm_cpuid_entry2 entries[CPUID_ENTRIES];
+        UINT8 room[sizeof(struct kvm_cpuid2) + CPUID_ENTRIES * sizeof(struct kvm_cpuid_entry2)];
     } cpuid;
 
     raw->kvm = must("/dev/kvm", open("/dev/kvm", O_RDWR | O_CLOEXEC));
