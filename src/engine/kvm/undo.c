@@ -48,7 +48,9 @@ static bool undo_read(struct x86_cpu *cpu, const struct kvm_run *run, struct kvm
 // in prefixes, which another one may end in. Their effects are the same (undo_fit.c), but a client sees where
 // an instruction starts. (In the code of large programs this finds more than 99 of 100 such starts; taking
 // the shortest, about half of them.)
-static unsigned most_travelled(const struct x86_cpu *cpu, const struct undo_code *code, unsigned lengths)
+// Of two that are come by equally often it is the longer one, if `longer`: a vector instruction is another one with its
+// prefix than without, and its data is not there to be compared.
+static unsigned most_travelled(const struct x86_cpu *cpu, const struct undo_code *code, unsigned lengths, bool longer)
 {
     uint8_t lands[UNDO_BEFORE + 1] = { 0 };
     unsigned votes[ZYDIS_MAX_INSTRUCTION_LENGTH + 1] = { 0 }, best = 0;
@@ -64,7 +66,7 @@ static unsigned most_travelled(const struct x86_cpu *cpu, const struct undo_code
             votes[lands[n]]++;
     }
     for (unsigned n = 1; n <= longest; n++)
-        if ((lengths >> n & 1) && (!best || votes[n] > votes[best]))
+        if ((lengths >> n & 1) && (!best || votes[n] > votes[best] || (longer && votes[n] == votes[best])))
             best = n;
     return votes[best] ? best : 0;
 }
@@ -123,8 +125,10 @@ static bool search_before(struct search *s, bool call, struct undo_fit *found)
     // A repetition at its end is likelier than one element with a count of 0 behind what looks like a prefix.
     struct undo_code more;
     undo_fetch(s->cpu, s->code.rip, UNDO_BEFORE, &more);
-    unsigned chosen = most_travelled(s->cpu, &more, lengths);
-    if (!chosen)
+    unsigned chosen = most_travelled(s->cpu, &more, lengths, !found->proven);
+    if (!chosen && !found->proven && !repeated)
+        chosen = 31u - (unsigned)__builtin_clz(lengths);
+    else if (!chosen)
         chosen = (unsigned)__builtin_ctz(repeated ? repeated : lengths);
     return chosen == kept || fits_back(s->cpu, &s->report, &s->code, chosen, call, NULL, found);
 }

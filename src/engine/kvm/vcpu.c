@@ -76,8 +76,9 @@ static HRESULT take_kvm_vcpu(struct kvm_partition *kvm, uint32_t index, bool *us
 // What an earlier processor of this index has changed in KVM goes back to what it was.
 static HRESULT reset_kvm_vcpu(struct kvm_vcpu *v)
 {
-    // MSRs that a reset of the view leaves alone are KVM's own.
-    HRESULT hr = kvm_state_fetch(v, REGISTER_MSR);
+    // MSRs that a reset of the view leaves alone are KVM's own. Asking for the activity has KVM take the INIT and start-up
+    // messages that came while there was no processor.
+    HRESULT hr = kvm_state_fetch(v, REGISTER_MSR | KVM_GROUP_ACTIVITY);
     if (FAILED(hr))
         return hr;
     kvm_state_reset(v);
@@ -103,6 +104,7 @@ static HRESULT set_up(struct kvm_vcpu *v, bool used)
     kvm_state_reset(v);
     if (used)
         hr = reset_kvm_vcpu(v);
+    v->debug_control = used ? UINT32_MAX : 0;       // as the last one left it
     if (!used)
         v->apic_base = v->run->s.regs.sregs.apic_base;
     else if (SUCCEEDED(hr))
@@ -161,7 +163,7 @@ void kvm_vcpu_destroy(struct vp *vp)
     kvm->vcpus[vp->index] = NULL;
     pthread_rwlock_unlock(&kvm->vcpus_lock);
     // An instruction that KVM waits to complete must not fall to the next processor of this index.
-    HRESULT ignored = kvm_half_resolve(v);
+    HRESULT ignored = kvm_half_drop(v);
     (void)ignored;
     vp->engine_data = NULL;
     turnstile_destroy(&v->turnstile);
@@ -206,11 +208,12 @@ static HRESULT events(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTE
     v->run->request_interrupt_window = 0;
     if (!ours && !p->ext_int_valid && !p->notify_interrupt && !p->notify_nmi)
         return S_OK;
-    if (v->kvm->apic && (ours || p->ext_int_valid)) {
+    if (v->kvm->apic) {
         hr = kvm_state_fetch(v, KVM_GROUP_ACTIVITY);
         if (FAILED(hr))
             return hr;
-        if (v->mp_state == KVM_MP_STATE_UNINITIALIZED || v->mp_state == KVM_MP_STATE_INIT_RECEIVED)
+        bool waits = v->mp_state == KVM_MP_STATE_UNINITIALIZED || v->mp_state == KVM_MP_STATE_INIT_RECEIVED;
+        if (waits && (ours || p->ext_int_valid))
             return S_OK;
     }
     if (ours)
@@ -301,9 +304,11 @@ static enum step canceled(struct kvm_vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
     return STEP_EXIT;
 }
 
-// KVM refuses the state that it was given.
-static enum step refused(struct kvm_vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
+// KVM refuses the state that it was given. What it has instead is in the shared page, which is also the place of what the
+// view has no other for.
+static enum step refused(struct kvm_vcpu *v, const struct kvm_sregs *given, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
+    v->run->s.regs.sregs = *given;
     v->p.settle = true;
     exit_context(&v->p, exit, WHvRunVpExitReasonInvalidVpRegisterValue, kvm_state_cr8(v));
     return STEP_EXIT;
@@ -313,27 +318,23 @@ static HRESULT enter(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEX
 {
     uint32_t changed = v->changed & KVM_GROUPS_SYNCED;
     kvm_state_prepare_run(v);
-    // An INIT that waits comes before the registers that go with KVM_RUN, and it leaves some bits of CR0 alone.
-    if (v->waits && (changed & REGISTER_SYSTEM)) {
-        int answer = kvm_ioctl(v->fd, KVM_SET_SREGS, &v->run->s.regs.sregs);
-        if (answer == -EINVAL) {
-            *step = refused(v, exit);
-            return S_OK;
-        }
-        if (answer < 0)
-            return kvm_hresult(answer);
-    }
-    v->waits = false;
+    struct kvm_sregs given = v->run->s.regs.sregs;
     v->nmi_was_blocked = v->p.cpu.nmi_blocked;
-    int answer = kvm_ioctl_value(v->fd, KVM_RUN, 0);
+    int answer = v->waits ? kvm_state_hand_over(v) : 0;
+    if (answer >= 0)
+        answer = kvm_ioctl_value(v->fd, KVM_RUN, 0);
+    else if (answer != -EINVAL)
+        return kvm_hresult(answer);
     if (answer == -EINVAL && changed) {
-        *step = refused(v, exit);
+        *step = refused(v, &given, exit);
         return S_OK;
     }
+    v->half.kind = KVM_HALF_NOTHING;
     kvm_state_after_run(v);
     *step = STEP_AGAIN;
     if (answer == -EINTR || answer == -EAGAIN)
         return S_OK;
+    v->waits = false;
     if (answer == -EFAULT && v->run->exit_reason != KVM_EXIT_MEMORY_FAULT)
         return kvm_exit_memory_gone(v, step, exit);
     if (answer < 0 && answer != -EFAULT)
@@ -353,9 +354,10 @@ static HRESULT watch_eoi(struct kvm_vcpu *v)
     return hr;
 }
 
-// A single step that begins at an IRET ends one instruction behind it: RFLAGS.TF, which makes the step, is part of what
-// IRET loads. So the view runs an IRET (CF, perhaps behind an operand-size or REX prefix).
-static HRESULT over_iret(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
+// Two instructions that KVM does not step over as it should, and the view runs: behind an IRET (CF, perhaps with an
+// operand-size or REX prefix) the step ends one instruction late, since RFLAGS.TF, which makes it, is part of what IRET
+// loads; and a HLT (F4) that an emulating kernel has stepped over stays asked for, and is obeyed at some later instruction.
+static HRESULT over_special(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     uint8_t bytes[16];
     unsigned count = exit_instruction_bytes(&v->p, bytes), n = 0;
@@ -363,7 +365,7 @@ static HRESULT over_iret(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CO
     *step = STEP_RUN;
     while (n < count && (bytes[n] == 0x66 || (wide && (bytes[n] & 0xf0) == 0x40)))
         n++;
-    return n < count && bytes[n] == 0xcf ? kvm_step(v, step, exit) : S_OK;
+    return n < count && (bytes[n] == 0xcf || bytes[n] == 0xf4) ? kvm_step(v, step, exit) : S_OK;
 }
 
 static HRESULT run_step(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
@@ -392,14 +394,14 @@ static HRESULT run_step(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CON
     if (SUCCEEDED(hr) && (v->changed & ~(uint32_t)KVM_GROUPS_SYNCED)) {
         hr = kvm_state_store(v);
         if (hr == E_INVALIDARG) {
-            *step = refused(v, exit);
+            *step = refused(v, &v->run->s.regs.sregs, exit);
             return S_OK;
         }
     }
     if (SUCCEEDED(hr) && v->kvm->eoi_late)
         hr = watch_eoi(v);
     if (SUCCEEDED(hr) && v->single_step && !v->p.pending_valid) {
-        hr = kvm_view_do(v, over_iret, step, exit);
+        hr = kvm_view_do(v, over_special, step, exit);
         if (FAILED(hr) || *step != STEP_RUN)
             return hr;
     }
