@@ -48,8 +48,8 @@ static bool undo_read(struct x86_cpu *cpu, const struct kvm_run *run, struct kvm
 // in prefixes, which another one may end in. Their effects are the same (undo_fit.c), but a client sees where
 // an instruction starts. (In the code of large programs this finds more than 99 of 100 such starts; taking
 // the shortest, about half of them.)
-// Of two that are come by equally often it is the longer one, if `longer`: a vector instruction is another one with its
-// prefix than without, and its data is not there to be compared.
+// Of two that are come by about equally often it is the longer one, if `longer`: a vector instruction is another one with
+// its prefix than without, and its data is not there to be compared.
 static unsigned most_travelled(const struct x86_cpu *cpu, const struct undo_code *code, unsigned lengths, bool longer)
 {
     uint8_t lands[UNDO_BEFORE + 1] = { 0 };
@@ -66,7 +66,7 @@ static unsigned most_travelled(const struct x86_cpu *cpu, const struct undo_code
             votes[lands[n]]++;
     }
     for (unsigned n = 1; n <= longest; n++)
-        if ((lengths >> n & 1) && (!best || votes[n] > votes[best] || (longer && votes[n] == votes[best])))
+        if ((lengths >> n & 1) && (!best || votes[n] > votes[best] || (longer && votes[n] * 2 >= votes[best])))
             best = n;
     return votes[best] ? best : 0;
 }
