@@ -201,6 +201,11 @@ static void check_accesses(const struct access *list, size_t count)
             print_message("refused as documented: %s\n", list[n].name);
             continue;
         }
+        // In the middle of it such a kernel tells with the stack pointer already moved on: docs/engines.md.
+        if (!strcmp(list[n].name, "popa") && engine_is_interpreted()) {
+            print_message("refused as documented: %s\n", list[n].name);
+            continue;
+        }
         for (int warm = 0; warm < 2; warm++) {
             print_message("%s%s\n", list[n].name, warm ? ", warm" : "");
             check_access(&list[n], warm);
