@@ -106,7 +106,7 @@ struct engine {
 
     // The processor's own answer to CPUID, before the partition's CpuidResultList is laid over it. Any thread.
     void (*cpuid)(struct vp *vp, UINT32 leaf, UINT32 subleaf, UINT32 out[4]);
-    // Guest instructions executed since creation. Any thread; approximate while running.
+    // Guest instructions executed since creation. Any thread; approximate while running. NULL: nobody counts.
     UINT64 (*instruction_count)(struct vp *vp);
 };
 
