@@ -6,15 +6,31 @@
 #include <unistd.h>
 #include <sys/syscall.h>
 
+static bool installed_fork;
+static _Thread_local int self;      // asking the kernel each time costs more than the rest
+
 static void nothing(int number)
 {
     (void)number;
 }
 
+static void forget_self(void)
+{
+    self = 0;
+}
+
+static void install_fork(void)
+{
+    installed_fork = pthread_atfork(NULL, NULL, forget_self) == 0;
+}
+
 bool os_kick_install(void)
 {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
     struct sigaction current;
-    if (sigaction(SIGURG, NULL, &current) != 0)
+    // A thread that has forked has another number in the child.
+    pthread_once(&once, install_fork);
+    if (!installed_fork || sigaction(SIGURG, NULL, &current) != 0)
         return false;
     if ((current.sa_flags & SA_SIGINFO) || (current.sa_handler != SIG_DFL && current.sa_handler != SIG_IGN))
         return true;
@@ -26,7 +42,6 @@ bool os_kick_install(void)
 
 int os_kick_accept(void)
 {
-    static _Thread_local int self;      // asking the kernel each time costs more than the rest
     if (self)
         return self;
     sigset_t set;
