@@ -139,14 +139,15 @@ static HRESULT msr(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT 
 {
     struct x86_cpu *cpu = &v->p.cpu;
     bool write = v->run->exit_reason == KVM_EXIT_X86_WRMSR;
+    struct kvm_undo *undo = &v->half.undo;
+    v->half.kind = write ? KVM_HALF_MSR_WRITE : KVM_HALF_MSR_READ;
+    undo->pending = KVM_PENDING_INPUT;
     if (guests_mistake(v)) {
-        v->run->msr.error = 1;          // KVM goes on with #GP
-        *step = STEP_AGAIN;
+        x86_fault(cpu, X86_GP, 0);
+        *step = deliver_exception(&v->p, exit, kvm_state_cr8(v));
+        v->changed |= KVM_GROUPS_SYNCED;
         return S_OK;
     }
-    v->half.kind = write ? KVM_HALF_MSR_WRITE : KVM_HALF_MSR_READ;
-    struct kvm_undo *undo = &v->half.undo;
-    undo->pending = KVM_PENDING_INPUT;
     undo->rip = cpu->rip;
     undo->length = 0;
     undo->byte_count = exit_instruction_bytes(&v->p, undo->bytes);

@@ -173,14 +173,16 @@ HRESULT kvm_half_resolve(struct kvm_vcpu *v)
 {
     if (v->half.kind == KVM_HALF_NOTHING)
         return S_OK;
-    if (v->half.undo.pending == KVM_PENDING_SKIP && v->p.cpu.rip != v->half.undo.rip) {
-        v->half.kind = KVM_HALF_NOTHING;        // KVM sees that RIP has moved
-        return S_OK;
-    }
+    if (v->half.undo.pending == KVM_PENDING_SKIP && v->p.cpu.rip != v->half.undo.rip)
+        return S_OK;        // KVM sees that RIP has moved
     if (feed(v)) {
-        v->half.kind = KVM_HALF_NOTHING;
         v->changed &= ~(uint32_t)REGISTER_GENERAL;
         return S_OK;
     }
     return abandon(v, false);
+}
+
+HRESULT kvm_half_drop(struct kvm_vcpu *v)
+{
+    return v->half.kind == KVM_HALF_NOTHING ? S_OK : abandon(v, false);
 }

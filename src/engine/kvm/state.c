@@ -369,6 +369,24 @@ void kvm_state_prepare_run(struct kvm_vcpu *v)
     }
 }
 
+int kvm_state_hand_over(struct kvm_vcpu *v)
+{
+    static const struct { uint64_t field; unsigned long request; size_t offset; } parts[] = {
+        { KVM_SYNC_X86_SREGS, KVM_SET_SREGS, offsetof(struct kvm_sync_regs, sregs) },
+        { KVM_SYNC_X86_REGS, KVM_SET_REGS, offsetof(struct kvm_sync_regs, regs) },
+        { KVM_SYNC_X86_EVENTS, KVM_SET_VCPU_EVENTS, offsetof(struct kvm_sync_regs, events) },
+    };
+    for (unsigned n = 0; n < sizeof parts / sizeof parts[0]; n++) {
+        if (!(v->run->kvm_dirty_regs & parts[n].field))
+            continue;
+        int answer = kvm_ioctl(v->fd, parts[n].request, (char *)&v->run->s.regs + parts[n].offset);
+        if (answer < 0)
+            return answer;
+    }
+    v->run->kvm_dirty_regs = 0;
+    return 0;
+}
+
 void kvm_state_after_run(struct kvm_vcpu *v)
 {
     v->apic_base = v->run->s.regs.sregs.apic_base;

@@ -84,7 +84,7 @@ struct kvm_vcpu {
     struct kvm_undo_registers before;
     bool pending_in_kvm;                // p.pending is what KVM has: it will deliver it
     struct x86_exception pending_of_kvm;
-    bool waits;                         // has not run yet, and waits for another processor to start it
+    bool waits;                         // may wait for another processor to start it
     bool nmi_was_blocked;               // when KVM was entered
     bool watch_eoi;                     // eoi_late: a level-triggered interrupt may be under way here
     bool single_step;                   // wait for something that KVM does not tell of, instruction by instruction
@@ -117,6 +117,9 @@ CHECKED HRESULT kvm_state_store(struct kvm_vcpu *v);
 // The APIC's base alone: its state has another form in another mode.
 CHECKED HRESULT kvm_state_store_apic_base(struct kvm_vcpu *v);
 void kvm_state_prepare_run(struct kvm_vcpu *v);
+// After that, for a processor that may be waiting for its start: KVM_RUN lets it wait before it looks at the synchronised
+// groups, and an INIT that has come would be carried out behind them. Minus an errno when KVM refuses them.
+CHECKED int kvm_state_hand_over(struct kvm_vcpu *v);
 // After KVM_RUN: the synchronised groups are fresh, nothing else is.
 void kvm_state_after_run(struct kvm_vcpu *v);
 // A processor as it is after reset, in the view alone.
@@ -132,8 +135,11 @@ CHECKED HRESULT kvm_set_registers(struct vp *vp, const WHV_REGISTER_NAME *names,
 // KVM exited for a port or memory access: put the view before the instruction. Inside kvm_view_do. E_FAIL: KVM answered
 // what it never should.
 CHECKED HRESULT kvm_half_access(struct kvm_vcpu *v);
-// Before the next run. E_FAIL as above.
+// Before the next run. E_FAIL as above. What KVM waits for may still be open afterwards, until it has run: the client may
+// yet set other registers, when the run ends before KVM is entered.
 CHECKED HRESULT kvm_half_resolve(struct kvm_vcpu *v);
+// KVM waits for nothing any more; the view is what it was.
+CHECKED HRESULT kvm_half_drop(struct kvm_vcpu *v);
 
 // step.c: the view's own processor.
 extern const struct x86_bus kvm_bus;
