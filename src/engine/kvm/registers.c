@@ -178,6 +178,7 @@ static void set_activity(struct processor *p, unsigned n, const WHV_REGISTER_VAL
     struct kvm_vcpu *v = kvm_vcpu_of(p);
     if (!v->kvm->apic)
         return;
+    v->waits |= value->InternalActivity.StartupSuspend;
     v->mp_state = value->InternalActivity.StartupSuspend ? KVM_MP_STATE_UNINITIALIZED
                 : value->InternalActivity.HaltSuspend ? KVM_MP_STATE_HALTED : KVM_MP_STATE_RUNNABLE;
 }
@@ -222,7 +223,7 @@ struct snapshot {
     uint8_t cpu[offsetof(struct x86_cpu, scratch)];
     uint8_t events[sizeof(struct processor) - offsetof(struct processor, settle)];
     struct kvm_sync_regs synced;
-    uint32_t fresh, changed;
+    uint32_t fresh, changed, mp_state;
 };
 
 static void take(struct snapshot *s, const struct kvm_vcpu *v)
@@ -232,16 +233,23 @@ static void take(struct snapshot *s, const struct kvm_vcpu *v)
     s->synced = v->run->s.regs;
     s->fresh = v->fresh;
     s->changed = v->changed;
+    s->mp_state = v->mp_state;
 }
 
-static void give_back(const struct snapshot *s, struct kvm_vcpu *v)
+// `stored`: groups that KVM has taken already. It gets those back that it had, the APIC's now and others with the next run.
+static void give_back(const struct snapshot *s, struct kvm_vcpu *v, uint32_t stored)
 {
     memcpy(&v->p.cpu, s->cpu, sizeof s->cpu);
     memcpy((uint8_t *)&v->p + offsetof(struct processor, settle), s->events, sizeof s->events);
     v->run->s.regs = s->synced;
-    v->fresh = s->fresh & ~(uint32_t)(KVM_GROUP_APIC | KVM_GROUP_ACTIVITY);
-    v->changed = s->changed;
+    v->fresh = s->fresh;
+    v->changed = s->changed | (stored & (REGISTER_MSR | KVM_GROUP_ACTIVITY));
+    v->mp_state = s->mp_state;
     v->tsc.set = 0;
+    if (stored & KVM_GROUP_APIC) {
+        HRESULT ignored = kvm_apic_set_page(&v->kvm->interrupts, v->fd, v->apic_base, v->apic_before, v->apic_page);
+        (void)ignored;      // the call has failed anyway
+    }
 }
 
 static HRESULT set_view(struct kvm_vcpu *v, uint32_t groups, const WHV_REGISTER_NAME *names, UINT32 count,
@@ -277,11 +285,14 @@ static HRESULT set_through(struct kvm_vcpu *v, uint32_t groups, const WHV_REGIST
     bool clock = v->tsc.set & KVM_TSC_SET;
     uint64_t tsc = v->tsc.tsc;
     v->changed &= STORED_AT_ONCE;
+    uint32_t stored = v->changed;
     hr = kvm_state_store(v);
-    if (SUCCEEDED(hr) && clock)
+    if (FAILED(hr))
+        stored &= ~v->changed;
+    else if (clock)
         hr = check_tsc(v, tsc);
     if (FAILED(hr)) {
-        give_back(&before, v);
+        give_back(&before, v, stored);
         return hr == E_INVALIDARG ? HV_INVALID_PARAMETER : hr;
     }
     v->changed |= later;
@@ -296,6 +307,9 @@ HRESULT kvm_set_registers(struct vp *vp, const WHV_REGISTER_NAME *names, UINT32 
     HRESULT hr = registers_groups(&v->p, &own, names, count, &groups);
     if (SUCCEEDED(hr))
         hr = kvm_state_fetch(v, groups);
+    // A processor that is made to wait for its start completes nothing before that.
+    if (SUCCEEDED(hr) && (groups & KVM_GROUP_ACTIVITY))
+        hr = kvm_half_drop(v);
     if (SUCCEEDED(hr))
         hr = (groups & STORED_AT_ONCE ? set_through : set_view)(v, groups, names, count, values);
     kvm_vcpu_go(v);
