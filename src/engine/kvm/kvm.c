@@ -46,6 +46,16 @@ static HRESULT create_vm(struct kvm_partition *kvm)
     return kvm->vm < 0 ? kvm_hresult(kvm->vm) : S_OK;
 }
 
+// Processors that never stop reaching for memory do not keep the map from changing.
+static void init_gate(pthread_rwlock_t *gate)
+{
+    pthread_rwlockattr_t attributes;
+    pthread_rwlockattr_init(&attributes);
+    pthread_rwlockattr_setkind_np(&attributes, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+    pthread_rwlock_init(gate, &attributes);
+    pthread_rwlockattr_destroy(&attributes);
+}
+
 static HRESULT kvm_setup(struct partition *p)
 {
     if (!os_guard_install() || !os_kick_install())
@@ -69,7 +79,7 @@ static HRESULT kvm_setup(struct partition *p)
         return hr;
     }
     kvm_slots_init(&kvm->slots, kvm->vm, kvm_host()->slots);
-    pthread_rwlock_init(&kvm->memory_gate, NULL);
+    init_gate(&kvm->memory_gate);
     pthread_rwlock_init(&kvm->vcpus_lock, NULL);
     copy_exits(kvm);
     p->engine_data = kvm;
