@@ -63,8 +63,9 @@ struct engine {
     CHECKED HRESULT (*setup)(struct partition *p);
     void (*teardown)(struct partition *p);
 
-    // A property that may change after set-up (exits, bitmaps, CPUID list) has changed. Any thread.
-    void (*properties_changed)(struct partition *p);
+    // A property that may change after set-up (exits, bitmaps, CPUID list) has changed. Any thread. On failure the caller
+    // puts the property back and calls once more; whatever that call answers, the change has failed.
+    CHECKED HRESULT (*properties_changed)(struct partition *p);
 
     // The guest memory map changed anywhere inside [gpa, gpa + size). On return no processor uses the old mapping
     // any more, running ones included. Called without the map's lock, with partition->lock held. On failure the

@@ -134,23 +134,30 @@ HRESULT partition_set_relaxations_locked(struct partition *p, const char *list)
 HRESULT partition_set_property_locked(struct partition *p, const struct property *property,
                                       const void *buffer, UINT32 size)
 {
+    struct property_values before = p->properties;
     struct engine_capabilities capabilities;
     void *replaced;
-    HRESULT hr;
+    HRESULT hr, again;
 
     if (!partition_capabilities_locked(p, &capabilities))
         return WHV_E_UNSUPPORTED_HYPERVISOR_CONFIG;
     // What was relaxed may be asked for, and will not be insisted on.
-    capabilities.extended_vm_exits.AsUINT64 |= p->wish.relaxed.AsUINT64;
+    property_relax(&capabilities, p->wish.relaxed);
     hr = property_set(&p->properties, property, buffer, size, &capabilities, &replaced);
     if (FAILED(hr))
         return hr;
     if (p->engine)
-        p->engine->properties_changed(p);
+        hr = p->engine->properties_changed(p);
     else
         p->engine_report[0] = '\0';
+    if (FAILED(hr)) {
+        property_put_back(&p->properties, property, &before, &replaced);
+        // What the engine answers changes nothing for the caller, whose call has failed.
+        again = p->engine->properties_changed(p);
+        (void)again;
+    }
     free(replaced);
-    return S_OK;
+    return hr;
 }
 
 // The map has changed inside [gpa, gpa + size): have the engine follow, or take the change back.

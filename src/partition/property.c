@@ -434,9 +434,31 @@ HRESULT property_set(struct property_values *values, const struct property *prop
     return S_OK;
 }
 
+void property_put_back(struct property_values *values, const struct property *property,
+                       const struct property_values *before, void **replaced)
+{
+    *replaced = property_is_list(property) ? list_of(values, property) : NULL;
+    *values = *before;
+}
+
 void property_get(const struct property_values *values, const struct property *property, void *buffer)
 {
     memcpy(buffer, (const char *)values + property->offset, property->size);
+}
+
+void property_relax(struct engine_capabilities *capabilities, WHV_EXTENDED_VM_EXITS relaxed)
+{
+    // What chooses among exits that need not happen need not be there either.
+    const WHV_X64_MSR_EXIT_BITMAP msrs = {
+        .UnhandledMsrs = 1, .TscMsrWrite = 1, .TscMsrRead = 1, .ApicBaseMsrWrite = 1,
+        .McUpdatePatchLevelMsrRead = 1,
+    };
+
+    capabilities->extended_vm_exits.AsUINT64 |= relaxed.AsUINT64;
+    if (relaxed.ExceptionExit)
+        capabilities->exception_exit_bitmap |= 0xFFFFFFFF;      // every exception has a vector below 32
+    if (relaxed.X64MsrExit)
+        capabilities->msr_exit_bitmap.AsUINT64 |= msrs.AsUINT64;
 }
 
 const struct property *property_unsupported(const struct property_values *values,
@@ -445,7 +467,7 @@ const struct property *property_unsupported(const struct property_values *values
 {
     struct engine_capabilities granted = *capabilities;
 
-    granted.extended_vm_exits.AsUINT64 |= relaxed.AsUINT64;
+    property_relax(&granted, relaxed);
     for (unsigned int i = 0; i < ROWS; i++) {
         const struct property *property = &table[i];
         const void *value = (const char *)values + property->offset;

@@ -94,8 +94,16 @@ CHECKED HRESULT property_set(struct property_values *values, const struct proper
                              const void *buffer, UINT32 size, const struct engine_capabilities *capabilities,
                              void **replaced);
 
+// Undo a property_set. `before` is a copy of the values from before it. `replaced` receives the list that was set, for the
+// caller to free as above.
+void property_put_back(struct property_values *values, const struct property *property,
+                       const struct property_values *before, void **replaced);
+
 // Copy a value out; `buffer` has room for property->size bytes. Not for lists.
 void property_get(const struct property_values *values, const struct property *property, void *buffer);
+
+// Add what a partition may ask for when these exits are not insisted on: they, and what chooses among them.
+void property_relax(struct engine_capabilities *capabilities, WHV_EXTENDED_VM_EXITS relaxed);
 
 // The first property that was set to something that an engine with these capabilities cannot do, NULL when
 // there is none. Exits in `relaxed` are not insisted on.

@@ -14,6 +14,7 @@ struct engine_capabilities fake_fast_capabilities;
 struct engine_capabilities fake_fake_capabilities;
 HRESULT fake_setup_result;
 HRESULT fake_map_result;
+HRESULT fake_property_result;
 HRESULT fake_collect_result;
 UINT64 fake_written;
 bool fake_run_blocks;
@@ -57,6 +58,7 @@ void fake_reset(void)
     fake_fast_capabilities.processor_clock_hz = 3000000000;
     fake_setup_result = S_OK;
     fake_map_result = S_OK;
+    fake_property_result = S_OK;
     fake_collect_result = S_OK;
     fake_written = 0;
     fake_run_blocks = false;
@@ -102,10 +104,11 @@ static void fake_teardown(struct partition *p)
     fake_log.teardowns++;
 }
 
-static void fake_properties_changed(struct partition *p)
+static HRESULT fake_properties_changed(struct partition *p)
 {
     fake_log.property_changes++;
     fake_log.cpuid_exit_count = p->properties.cpuid_exit_count;
+    return fake_property_result;
 }
 
 static HRESULT fake_map_changed(struct partition *p, gpa_t gpa, uint64_t size)

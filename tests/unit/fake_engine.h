@@ -22,6 +22,7 @@ extern struct engine_capabilities fake_fast_capabilities;
 extern struct engine_capabilities fake_fake_capabilities;
 extern HRESULT fake_setup_result;                   // of "fast"
 extern HRESULT fake_map_result;                     // of map_changed
+extern HRESULT fake_property_result;                // of properties_changed
 extern HRESULT fake_collect_result;                 // of collect_dirty
 extern UINT64 fake_written;                         // what collect_dirty tells next, and forgets
 extern bool fake_run_blocks;                        // runs wait for a cancel, instead of exiting for a port

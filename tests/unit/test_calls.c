@@ -165,6 +165,15 @@ static void test_property_calls(void **state)
     assert_ok(WHvSetPartitionProperty(p, WHvPartitionPropertyCodeCpuidExitList, list, sizeof(list)));
     assert_int_equal(fake_log.property_changes, 2);
     assert_int_equal(fake_log.cpuid_exit_count, 3);
+    // An engine that cannot follow: the property is what it was, also for the engine.
+    fake_property_result = E_OUTOFMEMORY;
+    assert_hr(WHvSetPartitionProperty(p, WHvPartitionPropertyCodeCpuidExitList, list, 4), E_OUTOFMEMORY);
+    assert_int_equal(fake_log.property_changes, 4);
+    assert_int_equal(fake_log.cpuid_exit_count, 3);
+    assert_hr(set64(p, WHvPartitionPropertyCodeExceptionExitBitmap, 1 << 13), E_OUTOFMEMORY);
+    fake_property_result = S_OK;
+    assert_ok(WHvGetPartitionProperty(p, WHvPartitionPropertyCodeExceptionExitBitmap, &value, sizeof(value), NULL));
+    assert_int_equal(value.ExceptionExitBitmap, 1 << 14);
     // "fast" was chosen, and it has no CPUID exits.
     assert_hr(set64(p, WHvPartitionPropertyCodeExtendedVmExits, 1), E_INVALIDARG);
     assert_ok(set64(p, WHvPartitionPropertyCodeExtendedVmExits, 2));

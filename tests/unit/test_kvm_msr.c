@@ -169,6 +169,19 @@ static void test_exits(void **state)
     }
     assert_int_equal(kernel.filters, 128);
     assert_int_equal(kernel.caps, 128);
+    // A partition that shows a hypervisor's leaves keeps the guest from KVM's implementation of its MSRs, exits or not.
+    WHV_X64_CPUID_RESULT leaf = { .Function = 0x40000001 };
+    p.extended_vm_exits.X64MsrExit = 0;
+    assert_false(kvm_msr_exits_wanted(&p));
+    p.cpuid_result_list = &leaf;
+    p.cpuid_result_count = 1;
+    assert_true(kvm_msr_exits_wanted(&p));
+    assert_ok(kvm_msr_exits(VM, &p));
+    assert_true(denied(0x40000003, WRITE) && denied(0x40000000, READ));
+    assert_false(denied(0x10, READ) || denied(0x10, WRITE));
+    assert_int_equal(kernel.reasons, 0);
+    leaf.Function = 1;
+    assert_false(kvm_msr_exits_wanted(&p));
     kernel.filter_answer = -ENOMEM;
     assert_hr(kvm_msr_exits(VM, &p), E_OUTOFMEMORY);
     kernel.filter_answer = 0;

@@ -19,7 +19,9 @@
 static void copy_exits(struct kvm_partition *kvm)
 {
     const struct property_values *p = &kvm->partition->properties;
-    kvm->debug_exceptions = p->extended_vm_exits.ExceptionExit ? p->exception_exit_bitmap : 0;
+    // A relaxation may let more be asked for than there is.
+    kvm->debug_exceptions = p->extended_vm_exits.ExceptionExit
+                          ? p->exception_exit_bitmap & kvm_host_capabilities()->exception_exit_bitmap : 0;
 }
 
 // What set-up may still have to undo is all in the object: descriptors are -1 until they are there.
@@ -56,6 +58,21 @@ static void init_gate(pthread_rwlock_t *gate)
     pthread_rwlockattr_destroy(&attributes);
 }
 
+// KVM has a hypercall interface of its own and, as a quirk, writes the host processor's VMCALL or VMMCALL over a guest's
+// other one. Without the quirk both raise #UD, as they do where no hypervisor interface is shown. (Kernels before 5.18
+// cannot leave it out.) The set of quirks is given whole, so apic.c's are in it.
+static HRESULT leave_quirks_out(const struct kvm_partition *kvm)
+{
+    struct kvm_enable_cap cap = { .cap = KVM_CAP_DISABLE_QUIRKS2 };
+    int known = kvm_ioctl_value(kvm->vm, KVM_CHECK_EXTENSION, KVM_CAP_DISABLE_QUIRKS2);
+    cap.args[0] = KVM_X86_QUIRK_FIX_HYPERCALL_INSN;
+    if (kvm->apic)
+        cap.args[0] |= KVM_X86_QUIRK_LINT0_REENABLED | KVM_X86_QUIRK_LAPIC_MMIO_HOLE;
+    if (known < 0 || (cap.args[0] &= (uint64_t)known) == 0)
+        return S_OK;
+    return kvm_hresult(kvm_ioctl(kvm->vm, KVM_ENABLE_CAP, &cap));
+}
+
 static HRESULT kvm_setup(struct partition *p)
 {
     if (!os_guard_install() || !os_kick_install())
@@ -70,10 +87,15 @@ static HRESULT kvm_setup(struct partition *p)
     kvm->apic = p->properties.apic_mode != WHvX64LocalApicEmulationModeNone;
     kvm->eoi_late = kvm->apic && !kvm_host()->hardware;
     HRESULT hr = create_vm(kvm);
-    if (SUCCEEDED(hr) && p->properties.extended_vm_exits.X64MsrExit)
+    if (SUCCEEDED(hr) && kvm_msr_exits_wanted(&p->properties))
         hr = kvm_msr_exits(kvm->vm, &p->properties);
     if (SUCCEEDED(hr) && kvm->apic)
         hr = kvm_apic_setup(&kvm->interrupts, kvm->vm, p->properties.apic_mode, kvm_host()->bus_ns);
+    if (SUCCEEDED(hr)) {
+        hr = leave_quirks_out(kvm);
+        if (FAILED(hr) && kvm->apic)
+            kvm_apic_destroy(&kvm->interrupts);
+    }
     if (FAILED(hr)) {
         release(kvm);
         return hr;
@@ -115,15 +137,15 @@ static void go_all(void *context)
             kvm_vcpu_go(kvm->vcpus[n]);
 }
 
-static void kvm_properties_changed(struct partition *p)
+static HRESULT kvm_properties_changed(struct partition *p)
 {
     struct kvm_partition *kvm = p->engine_data;
     stop_all(kvm);
-    copy_exits(kvm);
-    // KVM takes any filter of this form; one that it refuses for want of memory leaves the exits as they were.
-    HRESULT ignored = kvm_msr_exits(kvm->vm, &p->properties);
-    (void)ignored;
+    HRESULT hr = kvm_msr_exits(kvm->vm, &p->properties);
+    if (SUCCEEDED(hr))
+        copy_exits(kvm);
     go_all(kvm);
+    return hr;
 }
 
 static HRESULT kvm_map_changed(struct partition *p, gpa_t gpa, uint64_t size)

@@ -24,8 +24,25 @@ static void deny(struct kvm_msr_filter *filter, unsigned *count, bool wanted, ui
         };
 }
 
-// What KVM would answer by itself and is to exit for: the listed MSRs, and those of Hyper-V's interface, which KVM
-// serves as soon as the partition's CPUID results show that interface.
+// Whether the partition's CPUID results show what may be Hyper-V's interface (TLFS 2.4): KVM serves its MSRs then, also
+// those that end a machine.
+static bool shows_hypervisor(const struct property_values *p)
+{
+    for (UINT32 n = 0; n < p->cpuid_result_count; n++)
+        if (p->cpuid_result_list[n].Function >> 8 == MSR_HYPERV >> 8)
+            return true;
+    for (UINT32 n = 0; n < p->cpuid_result2_count; n++)
+        if (p->cpuid_result2_list[n].Function >> 8 == MSR_HYPERV >> 8)
+            return true;
+    return false;
+}
+
+bool kvm_msr_exits_wanted(const struct property_values *properties)
+{
+    return properties->extended_vm_exits.X64MsrExit || shows_hypervisor(properties);
+}
+
+// What KVM would answer by itself and is to exit for, or to raise #GP for: the listed MSRs, and Hyper-V's.
 CHECKED static int set_filter(int vm, const struct property_values *p)
 {
     struct kvm_msr_filter filter = { .flags = KVM_MSR_FILTER_DEFAULT_ALLOW };
@@ -36,7 +53,7 @@ CHECKED static int set_filter(int vm, const struct property_values *p)
     deny(&filter, &n, on && p->msr_exit_bitmap.TscMsrWrite, MSR_TSC, 1, KVM_MSR_FILTER_WRITE);
     deny(&filter, &n, on && p->msr_exit_bitmap.ApicBaseMsrWrite, MSR_APIC_BASE, 1, KVM_MSR_FILTER_WRITE);
     deny(&filter, &n, on && p->msr_exit_bitmap.McUpdatePatchLevelMsrRead, MSR_PATCH_LEVEL, 1, KVM_MSR_FILTER_READ);
-    deny(&filter, &n, on, MSR_HYPERV, HYPERV_MSRS, KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE);
+    deny(&filter, &n, on || shows_hypervisor(p), MSR_HYPERV, HYPERV_MSRS, KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE);
     return kvm_ioctl(vm, KVM_X86_SET_MSR_FILTER, &filter);
 }
 

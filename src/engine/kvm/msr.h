@@ -4,6 +4,8 @@
 
 #include "partition/partition.h"
 
+// Whether a new partition differs from one without a call of the next function.
+bool kvm_msr_exits_wanted(const struct property_values *properties);
 // Have KVM exit for the MSR accesses that the properties name (X64MsrExit: whatever would fault; X64MsrExitBitmap: the
 // listed ones), or for none, as a new partition does before any call. Any thread, also while processors run. On failure
 // KVM may exit for more than that.

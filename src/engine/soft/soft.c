@@ -129,7 +129,7 @@ static void soft_teardown(struct partition *p)
 }
 
 // Do something to every processor while all of them stand still.
-static void soft_properties_changed(struct partition *p)
+static HRESULT soft_properties_changed(struct partition *p)
 {
     struct soft_partition *soft = p->engine_data;
     pthread_rwlock_rdlock(&soft->vcpus_lock);
@@ -141,6 +141,7 @@ static void soft_properties_changed(struct partition *p)
         if (soft->vcpus[n])
             vcpu_resume(soft->vcpus[n]);
     pthread_rwlock_unlock(&soft->vcpus_lock);
+    return S_OK;
 }
 
 // Do something to one processor after the other, each of them standing still meanwhile.
