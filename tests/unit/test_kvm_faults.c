@@ -224,7 +224,10 @@ static void run_processor(WHV_PARTITION_HANDLE p, bool apic)
 
 static void use_apic(WHV_PARTITION_HANDLE p)
 {
+    static const WHV_REGISTER_NAME names[] = {WHvX64RegisterLstar, WHvX64RegisterApicLvtThermal,
+                                              WHvRegisterInternalActivityState};
     static uint8_t page[PAGE] __attribute__((aligned(16)));
+    WHV_REGISTER_VALUE values[3];
     WHV_INTERRUPT_CONTROL interrupt;
 
     AGAIN(WHvGetVirtualProcessorInterruptControllerState2(p, 0, page, sizeof(page), NULL));
@@ -235,12 +238,40 @@ static void use_apic(WHV_PARTITION_HANDLE p)
     AGAIN(WHvRequestInterrupt(p, &interrupt, sizeof(interrupt)));
     interrupt.TriggerMode = WHvX64InterruptTriggerModeLevel;
     AGAIN(WHvRequestInterrupt(p, &interrupt, sizeof(interrupt)));
+    // An APIC's register, and MSRs and the activity with it.
+    memset(values, 0, sizeof(values));
+    values[0].Reg64 = 0x1234;
+    values[1].Reg64 = 0x10020;
+    AGAIN(WHvSetVirtualProcessorRegisters(p, 0, names, 3, values));
+    AGAIN(WHvGetVirtualProcessorRegisters(p, 0, names, 3, values));
+    assert_int_equal(values[0].Reg64, 0x1234);
+    assert_int_equal(values[1].Reg64, 0x10020);
+}
+
+// Exits for MSRs on and off again. A change that fails leaves the property as it was.
+static void change_exits(WHV_PARTITION_HANDLE p)
+{
+    for (UINT64 on = 1; on <= 1; on--) {
+        WHV_EXTENDED_VM_EXITS wanted = {.X64MsrExit = on}, now;
+        HRESULT hr;
+
+        for (int try = 0; try < TRIES; try++) {
+            hr = WHvSetPartitionProperty(p, WHvPartitionPropertyCodeExtendedVmExits, &wanted, sizeof(wanted));
+            assert_true(plausible(hr));
+            assert_ok(WHvGetPartitionProperty(p, WHvPartitionPropertyCodeExtendedVmExits, &now, sizeof(now), NULL));
+            assert_int_equal(now.X64MsrExit, hr == S_OK ? on : !on);
+            if (hr == S_OK)
+                break;
+        }
+        assert_ok(hr);
+    }
 }
 
 static void live(bool apic)
 {
     const WHV_MAP_GPA_RANGE_FLAGS all =
         WHvMapGpaRangeFlagRead | WHvMapGpaRangeFlagWrite | WHvMapGpaRangeFlagExecute;
+    WHV_RUN_VP_EXIT_CONTEXT exit;
     WHV_PARTITION_HANDLE p;
     UINT64 bitmap;
 
@@ -260,7 +291,15 @@ static void live(bool apic)
         use_apic(p);
     run_processor(p, apic);
     AGAIN(WHvQueryGpaRangeDirtyBitmap(p, 0x102000, PAGE, &bitmap, sizeof(bitmap)));
+    change_exits(p);
     AGAIN(WHvDeleteVirtualProcessor(p, 1));
+    // What the deleted one leaves is put in order, at this call or the next.
+    AGAIN(WHvDeleteVirtualProcessor(p, 0));
+    AGAIN(WHvCreateVirtualProcessor(p, 0, 0));
+    AGAIN(start(p));
+    exit = run_to(p, WHvRunVpExitReasonX64IoPortAccess);
+    assert_int_equal(exit.IoPortAccess.PortNumber, 0x10);
+    assert_int_equal(exit.VpContext.Rip, CODE);
     AGAIN(WHvDeletePartition(p));
 }
 

@@ -2,6 +2,7 @@
 //
 // Values are those of Documentation/virt/kvm/api.rst: struct kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xsave,
 // kvm_debugregs, kvm_xcrs.
+#include <errno.h>
 #include <string.h>
 
 #include "engine/kvm/ioctl.h"
@@ -222,7 +223,8 @@ static HRESULT store_xcr(struct kvm_vcpu *v)
 {
     struct kvm_xcrs x = { .nr_xcrs = 1 };
     x.xcrs[0].value = v->p.cpu.xcr0;
-    return kvm_ioctl(v->fd, KVM_SET_XCRS, &x) < 0 ? E_INVALIDARG : S_OK;
+    int answer = kvm_ioctl(v->fd, KVM_SET_XCRS, &x);
+    return answer == -EINVAL ? E_INVALIDARG : kvm_hresult(answer);
 }
 
 static HRESULT fetch_tsc(struct kvm_vcpu *v)
