@@ -165,6 +165,7 @@ static void check_access(const struct access *a, bool warm)
     WHV_PARTITION_HANDLE p;
 
     memset(memory, 0, SIZE);
+    memory[0] = 0xf4;           // what returns to an address of 0 halts there
     memset(memory + HANDLER, 0xf4, PAGE);
     memset(code, 0xf4, sizeof(code));
     memcpy(code, a->code, a->size);
@@ -194,6 +195,17 @@ static bool is_system_access(const struct access *a)
     return !strncmp(a->name, "fx", 2) || !strncmp(a->name, "sgdt", 4) || !strncmp(a->name, "lgdt", 4);
 }
 
+// A kernel that interprets tells of these in their middle, with the stack pointer moved on already: docs/engines.md.
+static bool is_half_seen(const struct access *a)
+{
+    static const char *const names[] = { "popa", "leave", "retf", "iret", "call 0:2000", "call far [bx]", "int 21h" };
+
+    for (size_t n = 0; n < sizeof(names) / sizeof(*names); n++)
+        if (!strcmp(a->name, names[n]))
+            return true;
+    return false;
+}
+
 static void check_accesses(const struct access *list, size_t count)
 {
     for (size_t n = 0; n < count; n++) {
@@ -201,8 +213,7 @@ static void check_accesses(const struct access *list, size_t count)
             print_message("refused as documented: %s\n", list[n].name);
             continue;
         }
-        // In the middle of it such a kernel tells with the stack pointer already moved on: docs/engines.md.
-        if (!strcmp(list[n].name, "popa") && engine_is_interpreted()) {
+        if (is_half_seen(&list[n]) && engine_is_interpreted()) {
             print_message("refused as documented: %s\n", list[n].name);
             continue;
         }

@@ -194,9 +194,27 @@ static void test_borders(void **state)
     }
 }
 
+// With an exit goes what chooses among exits of its kind.
+static void test_relax(void **state)
+{
+    const WHV_EXTENDED_VM_EXITS relaxed = {.ExceptionExit = 1};
+    const struct property *vectors = property_find(WHvPartitionPropertyCodeExceptionExitBitmap);
+    const struct property *exits = property_find(WHvPartitionPropertyCodeExtendedVmExits);
+    const UINT64 all = 0xFFFFFFFF, exception_exit = relaxed.AsUINT64, cpuid_exit = 1;
+    struct engine_capabilities capabilities = {.max_processors = 1};
+
+    (void)state;
+    assert_false(vectors->check(&all, 1, &capabilities));
+    property_relax(&capabilities, relaxed);
+    assert_true(vectors->check(&all, 1, &capabilities));
+    assert_true(exits->check(&exception_exit, 1, &capabilities));
+    assert_false(exits->check(&cpuid_exit, 1, &capabilities));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup(test_relax, setup),
         cmocka_unit_test_setup(test_table, setup),
         cmocka_unit_test_setup(test_may_change_after_setup, setup),
         cmocka_unit_test_setup(test_defaults_are_lawful, setup),
