@@ -281,6 +281,7 @@ static const struct unlawful unlawfuls[] = {
     {"NW without CD", false, WHvX64RegisterCr0, 0x20000010, 0, 0, 0},
     {"high half of CR0", false, WHvX64RegisterCr0, 0x100000010, 0, 0, 0},
     {"unknown bit in CR4", false, WHvX64RegisterCr4, 1ull << 40, 0, 0, 0},
+    {"shadow stacks without write protection", false, WHvX64RegisterCr4, 1 << 23, 0, 0, 0},
     {"unknown bit in EFER", false, WHvX64RegisterEfer, 1ull << 40, 0, 0, 0},
     {"LMA without LME", false, WHvX64RegisterEfer, 1 << 10, 0, 0, 0},
     {"long mode without PAE", true, WHvX64RegisterCr4, 0x600, 0, 0, 0},
@@ -320,13 +321,17 @@ static void test_unlawful(void **state)
         else
             value.Reg64 = u->value;
         set_value(p, u->reg, &value);
+        set_register(p, 0, WHvX64RegisterCr8, 5);
         for (int attempt = 0; attempt < 2; attempt++) {
             exit = run(p, 0);
             assert_int_equal(exit.ExitReason, WHvRunVpExitReasonInvalidVpRegisterValue);
+            assert_int_equal(exit.VpContext.Cr8, 5);
+            assert_int_equal(get_register(p, 0, WHvX64RegisterCr8), 5);
         }
         set_value(p, u->reg, &before);
         exit = run(p, 0);
         assert_port_exit(&exit, 0x10);
+        assert_int_equal(exit.VpContext.Cr8, 5);
         assert_int_equal(exit.VpContext.Rip, CODE);
         assert_ok(WHvDeletePartition(p));
     }

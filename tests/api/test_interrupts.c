@@ -163,6 +163,33 @@ static void notify(WHV_PARTITION_HANDLE p)
     set_register(p, 0, WHvX64RegisterDeliverabilityNotifications, notifications.AsUINT64);
 }
 
+// A window is told of with an APIC too, also to a processor that has slept since it was last looked at.
+static void test_window_after_halt(void **state)
+{
+    // sti; hlt; cli; out 0x10, al; sti; inc ax; cli; out 0x11, al
+    static const uint8_t code[] = {0xFB, 0xF4, 0xFA, 0xE6, 0x10, 0xFB, 0x40, 0xFA, 0xE6, 0x11};
+    static const uint8_t iret[] = {0xCF};
+    WHV_RUN_VP_EXIT_CONTEXT exit;
+    WHV_PARTITION_HANDLE p;
+    struct runner r;
+
+    (void)state;
+    NEEDS(engine_has_apic());
+    p = apic_guest(memory, 1, code, sizeof(code));
+    set_handler(memory, VECTOR, iret, sizeof(iret));
+    start(&r, p, 0);
+    EVENTUALLY(halted(p, 0));
+    assert_ok(request(p, WHvX64InterruptTypeFixed, 0, VECTOR));
+    finish(&r);
+    assert_out(&r.exit, 0x10);
+    set_register(p, 0, WHvX64RegisterRip, CODE + 5);
+    notify(p);
+    exit = run(p, 0);
+    assert_int_equal(exit.ExitReason, WHvRunVpExitReasonX64InterruptWindow);
+    assert_int_equal(exit.VpContext.Rip, CODE + 7);
+    assert_ok(WHvDeletePartition(p));
+}
+
 // The window opens right behind the instruction that sets IF, and behind the shadow of STI.
 static void test_window(void **state)
 {
@@ -420,6 +447,7 @@ int main(void)
         cmocka_unit_test(test_deadline_timer),
         cmocka_unit_test(test_ext_int),
         cmocka_unit_test(test_window),
+        cmocka_unit_test(test_window_after_halt),
         cmocka_unit_test(test_popf_takes_what_is_pending),
         cmocka_unit_test(test_nmi),
         cmocka_unit_test(test_injected_nmi),

@@ -69,6 +69,78 @@ static void test_start_up(void **state)
     assert_ok(WHvDeletePartition(p));
 }
 
+// Registers of a processor that waits for its start: they stay, whoever looks, and it can be started by them.
+static void test_registers_while_waiting(void **state)
+{
+    static const uint8_t out[] = {0xE6, 0x10};
+    WHV_PARTITION_HANDLE p;
+    struct runner r;
+
+    (void)state;
+    NEEDS(engine_has_apic());
+    p = smp_guest(out, sizeof(out));
+    start_at(p, 1, AP_CODE);
+    set_register(p, 1, WHvX64RegisterRbx, 0x1234);
+    set_register(p, 1, WHvX64RegisterCr8, 5);
+    for (int n = 0; n < 3; n++) {
+        start(&r, p, 1);
+        for (int reads = 0; reads < 20; reads++) {
+            assert_int_equal(get_register(p, 1, WHvX64RegisterRbx), 0x1234 + n);
+            assert_int_equal(get_register(p, 1, WHvX64RegisterRip), AP_CODE);
+            assert_true(waits_for_sipi(p, 1));
+            pause_briefly();
+        }
+        set_register(p, 1, WHvX64RegisterRbx, 0x1235 + n);
+        cancel(&r);
+        assert_int_equal(r.exit.VpContext.Rip, AP_CODE);
+    }
+    start(&r, p, 1);
+    assert_int_equal(get_register(p, 1, WHvX64RegisterRbx), 0x1237);
+    set_register(p, 1, WHvRegisterInternalActivityState, 0);
+    finish(&r);
+    assert_ok(r.hr);
+    assert_int_equal(r.exit.ExitReason, WHvRunVpExitReasonX64IoPortAccess);
+    assert_int_equal(r.exit.VpContext.Rip, AP_CODE);
+    assert_int_equal(r.exit.VpContext.Cr8, 5);
+    assert_int_equal(get_register(p, 1, WHvX64RegisterRbx), 0x1237);
+    assert_ok(WHvDeletePartition(p));
+}
+
+// The client sends a processor back to wait while an exit's instruction is open: nothing of it comes behind the next start.
+static void test_made_to_wait_at_exit(void **state)
+{
+    static const uint8_t in[] = {0xE4, 0x11}, load[] = {0xA0, 0x00, 0xF0};     // mov al, [0xF000]
+    static const uint8_t out[] = {0x90, 0xE6, 0x10};
+
+    (void)state;
+    NEEDS(engine_has_apic());
+    for (int n = 0; n < 4; n++) {
+        const bool port = n & 1, completed = n & 2;
+        WHV_PARTITION_HANDLE p = port ? smp_guest(in, sizeof(in)) : smp_guest(load, sizeof(load));
+        WHV_RUN_VP_EXIT_CONTEXT exit;
+
+        memcpy(memory + 0x4000, out, sizeof(out));
+        assert_ok(WHvUnmapGpaRange(p, 0xF000, PAGE));
+        start_up(p, 1);
+        exit = run(p, 1);
+        assert_int_equal(exit.ExitReason, port ? WHvRunVpExitReasonX64IoPortAccess : WHvRunVpExitReasonMemoryAccess);
+        if (completed) {
+            set_register(p, 1, WHvX64RegisterRax, 0x77);
+            set_register(p, 1, WHvX64RegisterRip, exit.VpContext.Rip + (port ? 2 : 3));
+        }
+        set_register(p, 1, WHvRegisterInternalActivityState, 1);
+        assert_ok(request(p, WHvX64InterruptTypeInit, 1, 0));
+        assert_ok(request(p, WHvX64InterruptTypeSipi, 1, 4));
+        exit = run(p, 1);
+        assert_int_equal(exit.ExitReason, WHvRunVpExitReasonX64IoPortAccess);
+        assert_int_equal(exit.IoPortAccess.PortNumber, 0x10);
+        assert_int_equal(exit.VpContext.Cs.Selector, 0x400);
+        assert_int_equal(exit.VpContext.Rip, 1);
+        assert_int_equal(exit.IoPortAccess.Rax, 0);
+        assert_ok(WHvDeletePartition(p));
+    }
+}
+
 #define ADDITIONS 20000
 
 // All of them add to one counter, by locked instructions of three kinds, and none is lost.
@@ -165,6 +237,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_start_up),
+        cmocka_unit_test(test_registers_while_waiting),
+        cmocka_unit_test(test_made_to_wait_at_exit),
         cmocka_unit_test(test_locked_additions),
         cmocka_unit_test(test_come_and_go),
     };
