@@ -36,6 +36,9 @@ struct processor {
     unsigned range_next;
 };
 
+// What every processor begins with; `p` is all zero. `platform` is the engine's object, which begins with `p`.
+void processor_init(struct processor *p, struct vp *vp, const struct x86_bus *bus);
+
 // ---- memory.c: guest memory as the processor's bus has it --------------------------------------------------------
 
 // Fills `page` from the partition's memory map; nothing there: all zero. (The engine looks for its own devices first.)

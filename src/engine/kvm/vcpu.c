@@ -130,17 +130,10 @@ HRESULT kvm_vcpu_create(struct vp *vp)
     struct kvm_vcpu *v = mmap(NULL, sizeof *v, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (v == MAP_FAILED)
         return E_OUTOFMEMORY;
-    v->p.vp = vp;
+    processor_init(&v->p, vp, &kvm_bus);
     v->kvm = kvm;
     v->fd = kvm->kept[vp->index].fd;
     v->run = kvm->kept[vp->index].run;
-    v->p.cpu.bus = &kvm_bus;
-    v->p.cpu.platform = v;
-    v->p.cpu.generation = 1;
-    v->p.cpu.tlb_epoch = 1;
-    v->p.cpu.physical_bits = (uint8_t)vp->partition->properties.physical_address_width;
-    v->p.cpu.apic_id = vp->index;
-    v->p.cpu.processor_count = vp->partition->properties.processor_count;
     vp->engine_data = v;
     hr = set_up(v, used);
     if (FAILED(hr)) {

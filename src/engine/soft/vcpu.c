@@ -68,16 +68,9 @@ HRESULT vcpu_create(struct vp *vp)
         munmap(v, sizeof *v);
         return E_OUTOFMEMORY;
     }
-    v->p.vp = vp;
+    processor_init(&v->p, vp, &vcpu_bus);
     v->soft = soft;
     turnstile_init(&v->turnstile);
-    v->p.cpu.bus = &vcpu_bus;
-    v->p.cpu.platform = v;
-    v->p.cpu.generation = 1;
-    v->p.cpu.tlb_epoch = 1;
-    v->p.cpu.physical_bits = (uint8_t)vp->partition->properties.physical_address_width;
-    v->p.cpu.apic_id = vp->index;
-    v->p.cpu.processor_count = vp->partition->properties.processor_count;
     v->p.cpu.mtrr_cap = 0x508;        // 8 variable ranges, the fixed ones, write combining
     x86_default_features(v->p.cpu.features);
     if (!soft->apic)        // without emulation neither the timer nor x2APIC works, so neither is shown
