@@ -1,7 +1,6 @@
 // What this host's KVM is and can do: asked once, told as one sentence and as the engine's capabilities.
 #include "engine/kvm/host.h"
 
-#include <cpuid.h>
 #include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -43,15 +42,6 @@ static const struct requirement requirements[] = {
 #define CPUID_ENTRIES_MAX 2048u
 #define BUS_NS_WHP 5u               // 200 MHz, as WHP's
 #define BUS_NS_KVM 1u               // KVM's own, unless it lets itself be told another
-
-static bool processor_virtualises(void)
-{
-    unsigned a, b, c, d;
-
-    // SDM vol. 3C 24.6: CPUID.1:ECX.VMX; APM vol. 2 15.4: CPUID Fn8000_0001_ECX[SVM].
-    return (__get_cpuid(1, &a, &b, &c, &d) && (c & 1u << 5)) ||
-           (__get_cpuid(0x80000001, &a, &b, &c, &d) && (c & 1u << 2));
-}
 
 // ---- Asking ------------------------------------------------------------------------------------------------------
 
@@ -266,7 +256,7 @@ void kvm_host_ask(struct kvm_host *h)
     int fd = kvm_host_open(), answer;
 
     memset(h, 0, sizeof *h);
-    h->hardware = processor_virtualises();
+    h->hardware = kvm_host_virtualises();
     if (fd < 0) {
         h->error = -fd;
         return;

@@ -26,6 +26,8 @@ const struct kvm_host *kvm_host(void);
 static inline bool kvm_host_usable(const struct kvm_host *h) { return !h->error && !h->lacking; }
 // A new descriptor of /dev/kvm, close-on-exec, or minus an errno.
 CHECKED int kvm_host_open(void);
+// The processor reports vmx or svm.
+bool kvm_host_virtualises(void);
 // The engine's probe: one clear sentence for each of: no such file, no permission, another error, too old (names the
 // missing capability), no vmx or svm (usable by name, not automatic), fine.
 void kvm_host_probe(struct engine_status *status);

@@ -1,6 +1,7 @@
-// The one way to the kernel: open and ioctl with the error number as the answer.
+// The one way to the host: open and ioctl with the error number as the answer, and what the processor says of itself.
 #include "engine/kvm/ioctl.h"
 
+#include <cpuid.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/ioctl.h>
@@ -12,6 +13,15 @@ int kvm_host_open(void)
     int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 
     return fd < 0 ? -errno : fd;
+}
+
+bool kvm_host_virtualises(void)
+{
+    unsigned a, b, c, d;
+
+    // SDM vol. 3C 24.6: CPUID.1:ECX.VMX; APM vol. 2 15.4: CPUID Fn8000_0001_ECX[SVM].
+    return (__get_cpuid(1, &a, &b, &c, &d) && (c & 1u << 5)) ||
+           (__get_cpuid(0x80000001, &a, &b, &c, &d) && (c & 1u << 2));
 }
 
 int kvm_ioctl(int fd, unsigned long request, void *argument)
