@@ -9,19 +9,35 @@
 // A completion that does not come to its end after so many exits is none of an instruction.
 #define MAX_EXITS 64
 
-// Have KVM finish what is pending, and run nothing. Whatever more it wants of the instruction is dropped.
+// Have KVM finish what is pending, and run nothing. Whatever more it wants of the instruction is dropped, and what the
+// shared page says of the exit stays. With RFLAGS.TF KVM traps behind what it finishes (arch/x86/kvm/x86.c,
+// kvm_vcpu_do_singlestep): DR6 has the cause at once and is set back before the next run; the #DB waits among the events.
 static HRESULT complete(struct kvm_vcpu *v)
 {
+    struct kvm_run *run = v->run;
+    uint32_t reason = run->exit_reason;
+    uint8_t told[sizeof run->padding];
+    memcpy(told, run->padding, sizeof told);
+    HRESULT hr = S_OK;
+    if (run->s.regs.regs.rflags & X86_TF)
+        hr = kvm_state_fetch(v, REGISTER_DEBUG);
+    if (FAILED(hr))
+        return hr;
+    if (run->s.regs.regs.rflags & X86_TF)
+        v->changed |= REGISTER_DEBUG;
+    hr = E_FAIL;
     for (unsigned n = 0; n < MAX_EXITS; n++) {
-        v->run->immediate_exit = 1;
+        run->immediate_exit = 1;
         int answer = kvm_ioctl_value(v->fd, KVM_RUN, 0);
-        v->run->kvm_dirty_regs = 0;
-        if (answer == -EINTR)
-            return S_OK;
-        if (answer < 0)
-            return kvm_hresult(answer);
+        run->kvm_dirty_regs = 0;
+        if (answer < 0) {
+            hr = answer == -EINTR ? S_OK : kvm_hresult(answer);
+            break;
+        }
     }
-    return E_FAIL;
+    run->exit_reason = reason;
+    memcpy(run->padding, told, sizeof told);
+    return hr;
 }
 
 // What completing an instruction with data that is not its own would leave in memory.
@@ -64,10 +80,6 @@ static HRESULT abandon(struct kvm_vcpu *v, bool in_view)
     const struct kvm_undo *undo = &v->half.undo;
     struct kvm_run *run = v->run;
     struct kvm_sync_regs synced = run->s.regs;
-    // What KVM has told of the exit; completing the instruction may make it tell of others.
-    uint32_t reason = run->exit_reason;
-    uint8_t told[sizeof run->padding];
-    memcpy(told, run->padding, sizeof told);
     struct saved_memory saved;
     bool access = v->half.kind == KVM_HALF_ACCESS;
     run->kvm_dirty_regs = 0;
@@ -91,11 +103,26 @@ static HRESULT abandon(struct kvm_vcpu *v, bool in_view)
     if (access && in_view)
         restore_memory(v, &saved);
     run->s.regs = synced;
-    run->exit_reason = reason;
-    memcpy(run->padding, told, sizeof told);
     v->changed |= KVM_GROUPS_SYNCED;
     v->half.kind = KVM_HALF_NOTHING;
     return hr;
+}
+
+// Have KVM finish an OUT that it may have to skip yet, and load the view again, but for what waits to be delivered.
+static HRESULT skip(struct kvm_vcpu *v)
+{
+    struct kvm_run *run = v->run;
+    struct kvm_vcpu_events events = run->s.regs.events;
+    HRESULT hr = complete(v);
+    if (FAILED(hr))
+        return hr;
+    bool differ = memcmp(&events, &run->s.regs.events, sizeof events) != 0;
+    run->s.regs.events = events;
+    kvm_state_after_run(v);
+    v->changed |= differ ? REGISTER_EVENTS : 0;
+    v->fresh |= v->changed;
+    x86_settle_state(&v->p.cpu);
+    return S_OK;
 }
 
 HRESULT kvm_half_access(struct kvm_vcpu *v)
@@ -105,13 +132,9 @@ HRESULT kvm_half_access(struct kvm_vcpu *v)
     bool found = kvm_undo_exit(&v->p.cpu, v->run, false, &ambiguous, undo);
     v->half.kind = KVM_HALF_ACCESS;
     if (ambiguous) {
-        uint32_t reason = v->run->exit_reason;
-        HRESULT hr = complete(v);
+        HRESULT hr = skip(v);
         if (FAILED(hr))
             return hr;
-        v->run->exit_reason = reason;
-        kvm_state_after_run(v);
-        x86_settle_state(&v->p.cpu);
         found = kvm_undo_exit(&v->p.cpu, v->run, true, &ambiguous, undo);
     }
     kvm_undo_keep(&v->before, &v->p.cpu);
@@ -173,8 +196,10 @@ HRESULT kvm_half_resolve(struct kvm_vcpu *v)
 {
     if (v->half.kind == KVM_HALF_NOTHING)
         return S_OK;
-    if (v->half.undo.pending == KVM_PENDING_SKIP && v->p.cpu.rip != v->half.undo.rip)
-        return S_OK;        // KVM sees that RIP has moved
+    // KVM sees that RIP has moved, by its linear address (arch/x86/kvm/x86.c, kvm_is_linear_rip).
+    if (v->half.undo.pending == KVM_PENDING_SKIP && !(v->changed & REGISTER_SYSTEM)
+        && (uint32_t)v->p.cpu.rip != (uint32_t)v->half.undo.rip)
+        return S_OK;
     if (feed(v)) {
         v->changed &= ~(uint32_t)REGISTER_GENERAL;
         return S_OK;

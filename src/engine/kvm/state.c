@@ -287,6 +287,8 @@ HRESULT kvm_state_store_apic_base(struct kvm_vcpu *v)
 
 static HRESULT fetch_apic(struct kvm_vcpu *v)
 {
+    if (!v->kvm->apic)
+        return S_OK;        // its registers are refused by their names
     HRESULT hr = kvm_state_store_apic_base(v);
     if (SUCCEEDED(hr))
         hr = kvm_apic_get_page(v->fd, v->apic_base, v->apic_page);
@@ -354,6 +356,9 @@ void kvm_state_prepare_run(struct kvm_vcpu *v)
     run->kvm_valid_regs = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS;
     run->kvm_dirty_regs = 0;
     run->cr8 = run->s.regs.sregs.cr8;       // without an APIC of its own KVM takes it from here at each run
+    // Taking general registers KVM drops an exception that is queued (arch/x86/kvm/x86.c, __set_regs): it goes with them.
+    if (v->pending_in_kvm && (changed & REGISTER_GENERAL))
+        changed |= REGISTER_EVENTS;
     if (!changed)
         return;
     if (changed & REGISTER_GENERAL) {
