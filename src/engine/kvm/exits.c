@@ -1,12 +1,16 @@
 // What KVM_RUN came back with, as the API tells it.
 //
 // Reasons are those of Documentation/virt/kvm/api.rst, "The kvm_run structure".
+#include <string.h>
+
+#include "engine/kvm/host.h"
 #include "engine/kvm/vcpu.h"
 #include "x86/decode.h"
 #include "x86/system.h"
 
 // DR6's bits that tell of a cause (SDM vol. 3B 18.2.3).
 #define DR6_CAUSES 0xe00full
+#define DR6_STEP 0x4000ull
 
 static enum step exit_with(struct kvm_vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit, WHV_RUN_VP_EXIT_REASON reason)
 {
@@ -64,11 +68,24 @@ static HRESULT memory(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTE
     return hr;
 }
 
-// KVM cannot do the instruction, or cannot reach memory that it touches: nothing has happened yet.
+// An instruction that KVM's emulator cannot do raises #UD, says KVM, and exits besides where that would be a surprise: at CPL
+// 0. (Not where it has been told to leave the exception out: arch/x86/kvm/x86.c, handle_emulation_failure.)
+static bool is_emulators_ud(const struct kvm_vcpu *v)
+{
+    const struct kvm_run *run = v->run;
+    return run->exit_reason == KVM_EXIT_INTERNAL_ERROR && run->internal.suberror == KVM_INTERNAL_ERROR_EMULATION
+        && !v->p.pending_external && v->p.pending.vector == X86_UD;
+}
+
+// KVM cannot do the instruction, or cannot reach memory that it touches: nothing has happened yet. Whatever it has queued
+// is the view's to deliver, or comes again with the instruction.
 static HRESULT instruction(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
+    v->pending_in_kvm = false;
+    v->changed |= REGISTER_EVENTS;
+    if (v->p.pending_valid && is_emulators_ud(v))
+        v->p.pending_valid = false;
     if (v->p.pending_valid) {           // it came to the delivery of an event
-        v->pending_in_kvm = false;
         *step = deliver_pending(&v->p, exit, kvm_state_cr8(v));
         v->changed |= KVM_GROUPS_SYNCED;
         return S_OK;
@@ -109,6 +126,20 @@ static HRESULT undelivered(struct kvm_vcpu *v)
     return S_OK;
 }
 
+// Hardware knows what it says: where the instruction does nothing of the kind, it was an event whose delivery failed.
+static HRESULT triple_fault(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    uint8_t cpu[offsetof(struct x86_cpu, scratch)];
+    memcpy(cpu, &v->p.cpu, sizeof cpu);
+    HRESULT hr = instruction(v, step, exit);
+    if (SUCCEEDED(hr) && *step == STEP_AGAIN) {
+        memcpy(&v->p.cpu, cpu, sizeof cpu);
+        v->p.pending_valid = false;
+        *step = exit_with(v, exit, WHvRunVpExitReasonUnrecoverableException);
+    }
+    return hr;
+}
+
 // KVM has met a triple fault. What it takes for one may be guest memory that is missing on the way to a handler, which is an
 // exit of its own: the interpreter tells the one from the other. Processors whose state does not outlive a triple fault
 // come back reset (AMD's: arch/x86/kvm/svm/svm.c, shutdown_interception).
@@ -116,12 +147,12 @@ static HRESULT shutdown(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CON
 {
     const struct x86_cpu *cpu = &v->p.cpu;
     bool reset = cpu->rip == 0xfff0 && cpu->slot[X86_SLOT_SEGMENT + X86_CS] == 0xffff0000 && !(cpu->cr0 & X86_CR0_PE);
-    if (!reset) {
-        HRESULT hr = undelivered(v);
-        return FAILED(hr) ? hr : instruction(v, step, exit);
-    }
-    *step = exit_with(v, exit, WHvRunVpExitReasonUnrecoverableException);
-    return S_OK;
+    HRESULT hr = reset ? S_OK : undelivered(v);
+    if (!reset && SUCCEEDED(hr))
+        hr = kvm_host()->hardware ? triple_fault(v, step, exit) : instruction(v, step, exit);
+    if (reset)
+        *step = exit_with(v, exit, WHvRunVpExitReasonUnrecoverableException);
+    return hr;
 }
 
 // ---- MSRs, exceptions --------------------------------------------------------------------------------------------
@@ -166,15 +197,19 @@ static HRESULT debug(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEX
 {
     struct x86_cpu *cpu = &v->p.cpu;
     unsigned vector = v->run->debug.arch.exception;
+    uint64_t causes = v->run->debug.arch.dr6 & DR6_CAUSES;
     *step = STEP_AGAIN;
     if (vector > X86_BP || !(v->kvm->debug_exceptions >> vector & 1))
-        return S_OK;        // a step that was only made to look around
+        return S_OK;
+    // A step that was only made to look around. (One that the guest makes at the same time cannot be told from it.)
+    if (vector == X86_DB && v->single_step && (causes & DR6_STEP) && !(causes &= ~DR6_STEP))
+        return S_OK;
     x86_fault(cpu, vector, -1);
     if (vector == X86_BP) {
         cpu->exception.software = true;
         cpu->exception.length = 1;
     } else {
-        cpu->exception.address = v->run->debug.arch.dr6 & DR6_CAUSES;
+        cpu->exception.address = causes;
     }
     cpu->exit.kind = X86_EXIT_EXCEPTION;
     *step = exit_from_view(v, exit);
