@@ -150,7 +150,7 @@ static void test_outs_of_many(void **state)
             for (unsigned k = 0; k < 2; k++)
                 data[n * 2 + k] = (uint8_t)(n * 5 + k + 1);
         for (unsigned n = 0; n < 4; n++)
-            memcpy(b->machine.ram + DATA + from + (down ? -(uint64_t)n : n) * 2, data + n * 2, 2);
+            memcpy(b->machine.ram + DATA + from + (down ? -(int)n : (int)n) * 2, data + n * 2, 2);
         report_port(b, true, 0x1234, 2, 4, data);
         cpu->slot[X86_RSI] += down ? -8ull : 8ull;
         cpu->slot[X86_RCX] = 5;
