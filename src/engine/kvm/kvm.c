@@ -73,6 +73,13 @@ static HRESULT leave_quirks_out(const struct kvm_partition *kvm)
     return kvm_hresult(kvm_ioctl(kvm->vm, KVM_ENABLE_CAP, &cap));
 }
 
+// What KVM's emulator cannot do is #UD for the guest, but at CPL 0; told so, it leaves it to the engine at any.
+static HRESULT take_emulation_failures(const struct kvm_partition *kvm)
+{
+    struct kvm_enable_cap cap = { .cap = KVM_CAP_EXIT_ON_EMULATION_FAILURE, .args[0] = 1 };
+    return kvm_host()->emulation_exits ? kvm_hresult(kvm_ioctl(kvm->vm, KVM_ENABLE_CAP, &cap)) : S_OK;
+}
+
 static HRESULT kvm_setup(struct partition *p)
 {
     if (!os_guard_install() || !os_kick_install())
@@ -87,6 +94,8 @@ static HRESULT kvm_setup(struct partition *p)
     kvm->apic = p->properties.apic_mode != WHvX64LocalApicEmulationModeNone;
     kvm->eoi_late = kvm->apic && !kvm_host()->hardware;
     HRESULT hr = create_vm(kvm);
+    if (SUCCEEDED(hr))
+        hr = take_emulation_failures(kvm);
     if (SUCCEEDED(hr) && kvm_msr_exits_wanted(&p->properties))
         hr = kvm_msr_exits(kvm->vm, &p->properties);
     if (SUCCEEDED(hr) && kvm->apic)
