@@ -340,10 +340,11 @@ static int internal_error(uint32_t suberror)
 
 int fake_emulation_failure(const struct fake_run *r)
 {
-    if (r->reason || !emulation_exits) {
+    if (r->reason) {
         fake_queue(6, false, 0);
         assert_int_equal(k->sregs.ss.dpl, 0);       // or the guest would go on with the exception
     }
+    assert_true(r->reason || emulation_exits);
     return internal_error(KVM_INTERNAL_ERROR_EMULATION);
 }
 

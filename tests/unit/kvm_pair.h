@@ -65,7 +65,7 @@ static void set(WHV_REGISTER_NAME name, uint64_t number)
     set_value(name, value);
 }
 
-static void set_code_segment(uint64_t base)
+static inline void set_code_segment(uint64_t base)
 {
     WHV_REGISTER_VALUE value;
 
@@ -75,7 +75,7 @@ static void set_code_segment(uint64_t base)
     set_value(WHvX64RegisterCs, value);
 }
 
-static void set_notifications(bool nmi, bool interrupt, unsigned priority)
+static inline void set_notifications(bool nmi, bool interrupt, unsigned priority)
 {
     WHV_REGISTER_VALUE value;
 
@@ -139,6 +139,7 @@ static void start(uint64_t exits, uint64_t exceptions)
 
 // A test that fails inside a run leaves its partition behind: it cannot be deleted any more.
 static bool inside_run;
+static bool memory_hidden;      // some of it cannot be looked at
 static unsigned run_calls;      // the calls to the kernel that the last run made, besides KVM_RUN
 
 static int pair_teardown(void **state)
@@ -207,7 +208,8 @@ static inline WHV_RUN_VP_EXIT_CONTEXT run_both(WHV_RUN_VP_EXIT_REASON reason)
             fail_msg("exit 0x%x, byte %zu: kvm %02x, soft %02x; RIP kvm %llx, soft %llx", reason, n, ((uint8_t *)&kvm)[n],
                      ((uint8_t *)&soft)[n], (unsigned long long)kvm.VpContext.Rip, (unsigned long long)soft.VpContext.Rip);
     check_same_state();
-    assert_memory_equal(memory[KVM], memory[SOFT], sizeof memory[0]);
+    if (!memory_hidden)
+        assert_memory_equal(memory[KVM], memory[SOFT], sizeof memory[0]);
     return kvm;
 }
 
