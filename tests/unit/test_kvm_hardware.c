@@ -15,6 +15,8 @@
 #define RFLAGS_IF 0x202u
 #define RFLAGS_TF 0x102u
 #define DR6_BS 0x4000u
+#define DR6_BD 0x2000u
+#define DR7_GD 0x2000u
 
 // ---- OUT ---------------------------------------------------------------------------------------------------------
 
@@ -334,11 +336,29 @@ static void test_hardware_breakpoint(void **state)
     (void)run_both(WHvRunVpExitReasonException);
     assert_int_equal(fake_kvm.guest_debug.control, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP);
     assert_int_equal(fake_kvm.guest_debug.arch.debugreg[0], CODE + 1);
-    assert_int_equal(fake_kvm.guest_debug.arch.debugreg[7], 0x401);
+    assert_int_equal(fake_kvm.guest_debug.arch.debugreg[7], 0x401 | DR7_GD);
     set(WHvX64RegisterDr7, 0x400);
     EXPECT({0, .ahead = 1, OUT_ROW(0x11)});
     run_to_port(0x11);
-    assert_int_equal(fake_kvm.guest_debug.arch.debugreg[7], 0x400);
+    assert_int_equal(fake_kvm.guest_debug.arch.debugreg[7], 0x400 | DR7_GD);
+}
+
+// vmx.c, handle_dr: with DR7.GD among them, what writes a debug register exits before it has. So the guest's own
+// breakpoints are known when they count.
+static void test_guest_sets_breakpoint(void **state)
+{
+    (void)state;
+    start(EXCEPTION_EXIT, DB);
+    PUT(CODE, 0x0F, 0x23, 0xC0, 0x0F, 0x23, 0xFB, 0x90, 0x90, 0xE6, 0x11);   // mov dr0, eax; mov dr7, ebx
+    set(WHvX64RegisterRax, CODE + 7);
+    set(WHvX64RegisterRbx, 0x401);
+    EXPECT({ALL, .guest = fake_debug, .number = 1, .reason = DR6_BD}, {ALL, .guest = fake_debug, .number = 1, .reason = DR6_BD},
+           {ALL, .guest = fake_debug, .number = 1, .ahead = 1, .reason = 1});
+    (void)run_both(WHvRunVpExitReasonException);
+    assert_int_equal(get(WHvX64RegisterRip), CODE + 7);
+    assert_int_equal(fake_kvm.guest_debug.arch.debugreg[0], CODE + 7);
+    assert_int_equal(fake_kvm.guest_debug.arch.debugreg[7], 0x401 | DR7_GD);
+    assert_int_equal(fake_kvm.debug.dr7, 0x401);
 }
 
 // A step that the engine makes for itself ends in a #DB too, and is nobody else's business.
@@ -610,7 +630,7 @@ int main(void)
         TEST(test_out), TEST(test_out_again), TEST(test_out_twice), TEST(test_out_7e), TEST(test_out_same_place),
         TEST(test_out_trapped), TEST(test_in), TEST(test_in_otherwise), TEST(test_in_stepped), TEST(test_msr),
         TEST(test_msr_refuses), TEST(test_breakpoint), TEST(test_breakpoint_pending), TEST(test_trap),
-        TEST(test_hardware_breakpoint), TEST(test_own_step), TEST(test_window), TEST(test_priority), TEST(test_halt),
+        TEST(test_hardware_breakpoint), TEST(test_guest_sets_breakpoint), TEST(test_own_step), TEST(test_window), TEST(test_priority), TEST(test_halt),
         TEST(test_shutdown), TEST(test_shutdown_by_event), TEST(test_shutdown_reset), TEST(test_fail_entry),
         TEST(test_refused), TEST(test_interrupted), TEST(test_unknown), TEST(test_cancel_at_entry),
         TEST(test_cancel_with_exception),

@@ -11,6 +11,7 @@
 // DR6's bits that tell of a cause (SDM vol. 3B 18.2.3).
 #define DR6_CAUSES 0xe00full
 #define DR6_STEP 0x4000ull
+#define DR6_ACCESS 0x2000ull
 
 static enum step exit_with(struct kvm_vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit, WHV_RUN_VP_EXIT_REASON reason)
 {
@@ -201,6 +202,13 @@ static HRESULT debug(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEX
     *step = STEP_AGAIN;
     if (vector > X86_BP || !(v->kvm->debug_exceptions >> vector & 1))
         return S_OK;
+    // An instruction that reads or writes a debug register comes here for the engine (vcpu.c, guest_debug), unless the guest
+    // has asked for it.
+    if (vector == X86_DB && (causes & DR6_ACCESS)) {
+        HRESULT hr = kvm_state_fetch(v, REGISTER_DEBUG);
+        if (FAILED(hr) || !(cpu->dr7 & KVM_DR7_GD))
+            return FAILED(hr) ? hr : instruction(v, step, exit);
+    }
     // A step that was only made to look around. (One that the guest makes at the same time cannot be told from it.)
     if (vector == X86_DB && v->single_step && (causes & DR6_STEP) && !(causes &= ~DR6_STEP))
         return S_OK;

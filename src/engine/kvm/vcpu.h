@@ -150,6 +150,8 @@ CHECKED HRESULT kvm_step(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CO
 typedef HRESULT (*kvm_view_work)(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit);
 CHECKED HRESULT kvm_view_do(struct kvm_vcpu *v, kvm_view_work work, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit);
 
+#define KVM_DR7_GD 0x2000u              // general detect (SDM vol. 3B 18.2.4)
+
 // exits.c: what KVM_RUN came back with. STEP_EXIT: `exit` is filled in.
 CHECKED HRESULT kvm_exit(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit);
 // The same for KVM_RUN's EFAULT.
