@@ -13,7 +13,8 @@
 #include "engine/kvm/ioctl.h"
 #include "kvm_tables.h"
 
-#define PAGES 3u                // kvm_run, port data, and the ring that nobody uses (kvm_main.c, KVM_GET_VCPU_MMAP_SIZE)
+// kvm_run, port data, and a ring that nobody uses (kvm_main.c, KVM_GET_VCPU_MMAP_SIZE).
+#define PAGES 3u
 #define PAGE 4096u
 #define TF 0x100u
 #define DR6_BS 0x4000u
@@ -40,7 +41,7 @@ static struct kvm_mp_state mp_state;
 static struct { uint32_t index; uint64_t value; } msrs[64];
 static unsigned msr_count;
 
-// ---- The script --------------------------------------------------------------------------------------------------
+// ---- The script -------------------------------------------------------------------------------------------
 
 void fake_done(void)
 {
@@ -66,7 +67,7 @@ void fake_forget(void)
     forgotten = true;
 }
 
-// ---- Registers ---------------------------------------------------------------------------------------------------
+// ---- Registers --------------------------------------------------------------------------------------------
 
 static bool code64(void) { return (k->sregs.efer & 0x400) && k->sregs.cs.l; }
 
@@ -180,7 +181,7 @@ static int skip_instruction(unsigned length)
 
 void fake_skip(unsigned length) { (void)skip_instruction(length); }
 
-// ---- Ports -------------------------------------------------------------------------------------------------------
+// ---- Ports ------------------------------------------------------------------------------------------------
 
 static void *port_data(void) { return (uint8_t *)k->run + PAGE; }
 
@@ -245,10 +246,10 @@ int fake_port_done(const struct fake_run *r)
     return 0;
 }
 
-// ---- Memory ------------------------------------------------------------------------------------------------------
+// ---- Memory -----------------------------------------------------------------------------------------------
 
-// complete_emulated_mmio, complete_emulated_pio and what of x86_emulate_instruction comes after them: `finish` may fill in
-// the next exit.
+// complete_emulated_mmio, complete_emulated_pio and what of x86_emulate_instruction comes after them:
+// `finish` may fill in the next exit.
 static int complete_emulated(void)
 {
     uint32_t reason = k->run->exit_reason;
@@ -301,7 +302,7 @@ int fake_efault(const struct fake_run *r)
     return -EFAULT;
 }
 
-// ---- MSRs --------------------------------------------------------------------------------------------------------
+// ---- MSRs -------------------------------------------------------------------------------------------------
 
 // complete_fast_rdmsr, complete_fast_msr_access: wherever RIP is by now.
 static int complete_msr(void)
@@ -328,7 +329,7 @@ int fake_msr(const struct fake_run *r)
     return 0;
 }
 
-// ---- Failures, exceptions, the rest ------------------------------------------------------------------------------
+// ---- Failures, exceptions, the rest -----------------------------------------------------------------------
 
 static int internal_error(uint32_t suberror)
 {
@@ -370,7 +371,8 @@ int fake_debug(const struct fake_run *r)
         fake_skip(r->length);
     k->run->exit_reason = KVM_EXIT_DEBUG;
     k->run->debug.arch = (struct kvm_debug_exit_arch){
-        .exception = r->number, .pc = get_linear_rip(), .dr6 = r->reason | DR6_SET, .dr7 = k->guest_debug.arch.debugreg[7],
+        .exception = r->number, .pc = get_linear_rip(), .dr6 = r->reason | DR6_SET,
+        .dr7 = k->guest_debug.arch.debugreg[7],
     };
     return 0;
 }
@@ -408,7 +410,8 @@ int fake_shutdown_reset(const struct fake_run *r)
     k->regs.rdx = 0x600;
     k->regs.rflags = 2;
     k->regs.rip = 0xfff0;
-    k->sregs.cs = (struct kvm_segment){ .base = 0xffff0000, .limit = 0xffff, .selector = 0xf000, .type = 11, .present = 1,
+    k->sregs.cs = (struct kvm_segment){ .base = 0xffff0000, .limit = 0xffff, .selector = 0xf000, .type = 11,
+                                        .present = 1,
                                         .s = 1 };
     k->sregs.cr0 = 0x10 | (k->sregs.cr0 & 0x60000000);
     k->sregs.cr2 = k->sregs.cr3 = k->sregs.cr4 = k->sregs.efer = 0;
@@ -417,7 +420,7 @@ int fake_shutdown_reset(const struct fake_run *r)
     return 0;
 }
 
-// ---- KVM_RUN -----------------------------------------------------------------------------------------------------
+// ---- KVM_RUN ----------------------------------------------------------------------------------------------
 
 static int run_inside(const struct fake_run *r, bool only_complete)
 {
@@ -442,6 +445,7 @@ static int run_inside(const struct fake_run *r, bool only_complete)
 
 static int fake_run(void)
 {
+    static const char *const names[] = { "nothing", "R", "S", "RS", "E", "RE", "SE", "RSE" };
     static const struct fake_run end;
     const struct fake_run *r = forgotten ? &end : &rows[row];
 
@@ -454,7 +458,7 @@ static int fake_run(void)
     if (!forgotten) {
         if (k->run->kvm_dirty_regs != r->dirty || only_complete != r->only_complete)
             fail_msg("run %u: %s handed over, immediate_exit %d", row,
-                     (const char *const[]){ "nothing", "R", "S", "RS", "E", "RE", "SE", "RSE" }[k->run->kvm_dirty_regs & 7],
+                     names[k->run->kvm_dirty_regs & ALL],
                      only_complete);
     }
     int answer = run_inside(r, only_complete || forgotten);
@@ -462,7 +466,7 @@ static int fake_run(void)
     return answer;
 }
 
-// ---- Requests ----------------------------------------------------------------------------------------------------
+// ---- Requests ---------------------------------------------------------------------------------------------
 
 static int fake_file(unsigned pages)
 {
@@ -500,7 +504,8 @@ int __wrap_kvm_ioctl_value(int fd, unsigned long request, unsigned long value)
     (void)fd;
     switch (request) {
     case KVM_GET_API_VERSION: return 12;
-    case KVM_CHECK_EXTENSION: return value == KVM_CAP_SYNC_REGS ? ALL : value == KVM_CAP_NR_MEMSLOTS ? 32764 : 1;
+    case KVM_CHECK_EXTENSION:
+        return value == KVM_CAP_SYNC_REGS ? ALL : value == KVM_CAP_NR_MEMSLOTS ? 32764 : 1;
     case KVM_GET_VCPU_MMAP_SIZE: return PAGES * PAGE;
     case KVM_CREATE_VM:
         emulation_exits = false;
@@ -562,7 +567,8 @@ int __wrap_kvm_ioctl(int fd, unsigned long request, void *argument)
     (void)fd;
     k->calls++;
     switch (request) {
-    case KVM_GET_SUPPORTED_CPUID: return copy_cpuid(argument, table_intel, sizeof table_intel / sizeof table_intel[0]);
+    case KVM_GET_SUPPORTED_CPUID:
+        return copy_cpuid(argument, table_intel, sizeof table_intel / sizeof table_intel[0]);
     case KVM_GET_CPUID2: return copy_cpuid(argument, table->entries, table->nent);
     case KVM_SET_CPUID2:
         free(table);

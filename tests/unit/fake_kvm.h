@@ -1,8 +1,10 @@
-// A stand-in for a kernel whose KVM runs guests on hardware: the registers that it keeps, and what KVM_RUN does.
+// A stand-in for a kernel whose KVM runs guests on hardware: the registers that it keeps, and what KVM_RUN
+// does.
 //
-// A test gives one row for each KVM_RUN that it expects: what the engine hands over, and what the guest does then. What is
-// around it, the order of things in KVM_RUN, is the kernel's (arch/x86/kvm/x86.c, kvm_arch_vcpu_ioctl_run): take the
-// synchronised registers, complete what is pending, come back if immediate_exit is set, run the guest, hand out registers.
+// A test gives one row for each KVM_RUN that it expects: what the engine hands over, and what the guest does
+// then. What is around it, the order of things in KVM_RUN, is the kernel's (arch/x86/kvm/x86.c,
+// kvm_arch_vcpu_ioctl_run): take the synchronised registers, complete what is pending, come back if
+// immediate_exit is set, run the guest, hand out registers.
 #ifndef BULKHEAD_TESTS_FAKE_KVM_H
 #define BULKHEAD_TESTS_FAKE_KVM_H
 
@@ -10,7 +12,8 @@
 
 #include "engine/kvm/abi.h"
 
-enum { REGS = KVM_SYNC_X86_REGS, SREGS = KVM_SYNC_X86_SREGS, EVENTS = KVM_SYNC_X86_EVENTS, ALL = REGS | SREGS | EVENTS };
+enum { REGS = KVM_SYNC_X86_REGS, SREGS = KVM_SYNC_X86_SREGS, EVENTS = KVM_SYNC_X86_EVENTS,
+       ALL = REGS | SREGS | EVENTS };
 
 struct fake_run {
     unsigned dirty;             // the groups that the engine hands over
@@ -53,11 +56,13 @@ void fake_done(void);
 // Go on in vain where the rows are used up: what a test that has failed leaves behind.
 void fake_forget(void);
 
-// ---- What guests do ----------------------------------------------------------------------------------------------
+// ---- What guests do ---------------------------------------------------------------------------------------
 
-// An IN or OUT that hardware intercepts (kvm_fast_pio): RIP stays; the next run skips it if RIP is still there.
+// An IN or OUT that hardware intercepts (kvm_fast_pio): RIP stays; the next run skips it if RIP is still
+// there.
 int fake_port(const struct fake_run *r);
-// OUT to port 0x7e (kvm_fast_pio_out, KVM_X86_QUIRK_OUT_7E_INC_RIP), or any that was emulated: RIP is behind it.
+// OUT to port 0x7e (kvm_fast_pio_out, KVM_X86_QUIRK_OUT_7E_INC_RIP), or any that was emulated: RIP is behind
+// it.
 int fake_port_done(const struct fake_run *r);
 // An IN or INS that was emulated: it waits.
 int fake_port_read(const struct fake_run *r);
@@ -66,15 +71,16 @@ int fake_mmio_read(const struct fake_run *r);
 int fake_mmio_write(const struct fake_run *r);
 // RDMSR, WRMSR (kvm_msr_user_space); `in`: a read.
 int fake_msr(const struct fake_run *r);
-// An instruction that the emulator does not know, or cannot fetch (handle_emulation_failure); `reason`: without
-// KVM_CAP_EXIT_ON_EMULATION_FAILURE, which queues #UD besides, and exits at CPL 0 only.
+// An instruction that the emulator does not know, or cannot fetch (handle_emulation_failure); `reason`:
+// without KVM_CAP_EXIT_ON_EMULATION_FAILURE, which queues #UD besides, and exits at CPL 0 only.
 int fake_emulation_failure(const struct fake_run *r);
 // Event delivery that meets what only the emulator could do (vmx.c, __vmx_handle_exit).
 int fake_delivery_error(const struct fake_run *r);
 // Memory that the host has not: with information about it and without (mmu/mmu.c, kvm_handle_error_pfn).
 int fake_memory_fault(const struct fake_run *r);
 int fake_efault(const struct fake_run *r);
-// A #DB or #BP that KVM intercepts for user space (vmx.c, handle_exception_nmi; svm.c, db_interception, bp_interception).
+// A #DB or #BP that KVM intercepts for user space (vmx.c, handle_exception_nmi; svm.c, db_interception,
+// bp_interception).
 int fake_debug(const struct fake_run *r);
 // HLT without a local APIC in the kernel (kvm_emulate_halt).
 int fake_halt(const struct fake_run *r);

@@ -1,6 +1,6 @@
-// Two partitions with the same guest: one of the kvm engine over a stand-in for the kernel (fake_kvm.h), one of the soft
-// engine. What the stand-in's guest does is written down in the test; what the client sees must be what the soft engine
-// makes of the same code.
+// Two partitions with the same guest: one of the kvm engine over a stand-in for the kernel (fake_kvm.h), one
+// of the soft engine. What the stand-in's guest does is written down in the test; what the client sees must
+// be what the soft engine makes of the same code.
 #ifndef BULKHEAD_TESTS_KVM_PAIR_H
 #define BULKHEAD_TESTS_KVM_PAIR_H
 
@@ -29,15 +29,16 @@ static WHV_PARTITION_HANDLE pair[PAIR];
 static uint8_t memory[PAIR][16 * PAGE_BYTES] __attribute__((aligned(PAGE_BYTES)));
 
 static const WHV_REGISTER_NAME pair_names[] = {
-    WHvX64RegisterRax, WHvX64RegisterRcx, WHvX64RegisterRdx, WHvX64RegisterRbx, WHvX64RegisterRsp, WHvX64RegisterRbp,
-    WHvX64RegisterRsi, WHvX64RegisterRdi, WHvX64RegisterRip, WHvX64RegisterRflags, WHvX64RegisterCs, WHvX64RegisterSs,
-    WHvX64RegisterCr0, WHvX64RegisterCr2, WHvX64RegisterCr4, WHvX64RegisterCr8, WHvX64RegisterDr6, WHvX64RegisterDr7,
-    WHvX64RegisterXmm0, WHvRegisterPendingInterruption, WHvRegisterPendingEvent, WHvRegisterInterruptState,
+    WHvX64RegisterRax, WHvX64RegisterRcx, WHvX64RegisterRdx, WHvX64RegisterRbx, WHvX64RegisterRsp,
+    WHvX64RegisterRbp, WHvX64RegisterRsi, WHvX64RegisterRdi, WHvX64RegisterRip, WHvX64RegisterRflags,
+    WHvX64RegisterCs, WHvX64RegisterSs, WHvX64RegisterCr0, WHvX64RegisterCr2, WHvX64RegisterCr4,
+    WHvX64RegisterCr8, WHvX64RegisterDr6, WHvX64RegisterDr7, WHvX64RegisterXmm0,
+    WHvRegisterPendingInterruption, WHvRegisterPendingEvent, WHvRegisterInterruptState,
     WHvX64RegisterDeliverabilityNotifications, WHvX64RegisterApicBase,
 };
 #define PAIR_NAMES (sizeof pair_names / sizeof pair_names[0])
 
-// ---- Partitions --------------------------------------------------------------------------------------------------
+// ---- Partitions -------------------------------------------------------------------------------------------
 
 static WHV_REGISTER_VALUE get_value(unsigned n, WHV_REGISTER_NAME name)
 {
@@ -121,11 +122,13 @@ static void start(uint64_t exits, uint64_t exceptions)
         setenv("BULKHEAD_ENGINE", n == KVM ? "kvm" : "soft", 1);
         assert_ok(WHvCreatePartition(&pair[n]));
         assert_ok(WHvSetPartitionProperty(pair[n], WHvPartitionPropertyCodeProcessorCount, &one, sizeof one));
-        assert_ok(WHvSetPartitionProperty(pair[n], WHvPartitionPropertyCodeExtendedVmExits, &exits, sizeof exits));
+        assert_ok(WHvSetPartitionProperty(pair[n], WHvPartitionPropertyCodeExtendedVmExits, &exits,
+                                          sizeof exits));
         assert_ok(WHvSetPartitionProperty(pair[n], WHvPartitionPropertyCodeExceptionExitBitmap, &exceptions,
                                           sizeof exceptions));
         if (exits & 2)
-            assert_ok(WHvSetPartitionProperty(pair[n], WHvPartitionPropertyCodeX64MsrExitBitmap, &msrs, sizeof msrs));
+            assert_ok(WHvSetPartitionProperty(pair[n], WHvPartitionPropertyCodeX64MsrExitBitmap, &msrs,
+                                              sizeof msrs));
         assert_ok(WHvSetupPartition(pair[n]));
         memset(memory[n], 0, sizeof memory[n]);
         map(n, 0, PAGES_MAPPED * PAGE_BYTES);
@@ -155,7 +158,7 @@ static int pair_teardown(void **state)
     return 0;
 }
 
-// ---- Running -----------------------------------------------------------------------------------------------------
+// ---- Running ----------------------------------------------------------------------------------------------
 
 static void check_same_state(void)
 {
@@ -168,8 +171,10 @@ static void check_same_state(void)
     for (unsigned n = 0; n < PAIR_NAMES; n++)
         if (memcmp(&values[KVM][n], &values[SOFT][n], sizeof values[0][n]))
             fail_msg("register 0x%x: kvm %llx:%llx, soft %llx:%llx", pair_names[n],
-                     (unsigned long long)values[KVM][n].Reg128.High64, (unsigned long long)values[KVM][n].Reg128.Low64,
-                     (unsigned long long)values[SOFT][n].Reg128.High64, (unsigned long long)values[SOFT][n].Reg128.Low64);
+                     (unsigned long long)values[KVM][n].Reg128.High64,
+                     (unsigned long long)values[KVM][n].Reg128.Low64,
+                     (unsigned long long)values[SOFT][n].Reg128.High64,
+                     (unsigned long long)values[SOFT][n].Reg128.Low64);
 }
 
 static inline HRESULT run_kvm_to(WHV_RUN_VP_EXIT_CONTEXT *exit)
@@ -205,8 +210,9 @@ static inline WHV_RUN_VP_EXIT_CONTEXT run_both(WHV_RUN_VP_EXIT_REASON reason)
     assert_int_equal(kvm.ExitReason, reason);
     for (size_t n = 0; n < sizeof kvm; n++)
         if (((uint8_t *)&kvm)[n] != ((uint8_t *)&soft)[n])
-            fail_msg("exit 0x%x, byte %zu: kvm %02x, soft %02x; RIP kvm %llx, soft %llx", reason, n, ((uint8_t *)&kvm)[n],
-                     ((uint8_t *)&soft)[n], (unsigned long long)kvm.VpContext.Rip, (unsigned long long)soft.VpContext.Rip);
+            fail_msg("exit 0x%x, byte %zu: kvm %02x, soft %02x; RIP kvm %llx, soft %llx", reason, n,
+                     ((uint8_t *)&kvm)[n], ((uint8_t *)&soft)[n], (unsigned long long)kvm.VpContext.Rip,
+                     (unsigned long long)soft.VpContext.Rip);
     check_same_state();
     if (!memory_hidden)
         assert_memory_equal(memory[KVM], memory[SOFT], sizeof memory[0]);

@@ -1,5 +1,5 @@
-// The kvm engine on hardware, of which the kernel and the guest are written down here: ports, MSRs, exceptions, windows,
-// and the ends of a run. What clients see is what they see of the soft engine.
+// The kvm engine on hardware, of which the kernel and the guest are written down here: ports, MSRs,
+// exceptions, windows, and the ends of a run. What clients see is what they see of the soft engine.
 //
 // The rules are those of the kernel's arch/x86/kvm; each test names the function that has it.
 #include "unit.h"
@@ -18,10 +18,10 @@
 #define DR6_BD 0x2000u
 #define DR7_GD 0x2000u
 
-// ---- OUT ---------------------------------------------------------------------------------------------------------
+// ---- OUT --------------------------------------------------------------------------------------------------
 
-// x86.c, kvm_fast_pio_out and complete_fast_pio_out: RIP is on the instruction, and the next run skips it if the linear
-// RIP is still that.
+// x86.c, kvm_fast_pio_out and complete_fast_pio_out: RIP is on the instruction, and the next run skips it if
+// the linear RIP is still that.
 static void test_out(void **state)
 {
     (void)state;
@@ -49,8 +49,8 @@ static void test_out_again(void **state)
     run_to_port(0x10);
 }
 
-// Where RIP is behind an OUT and on one like it, either may be the one: done by the emulator, or about to be skipped.
-// Completing it tells.
+// Where RIP is behind an OUT and on one like it, either may be the one: done by the emulator, or about to be
+// skipped. Completing it tells.
 static void test_out_twice(void **state)
 {
     (void)state;
@@ -71,7 +71,8 @@ static void test_out_twice(void **state)
     assert_int_equal(get(WHvX64RegisterRip), CODE);
 }
 
-// x86.c, kvm_fast_pio_out: port 0x7e is the one whose OUT hardware KVM has done (KVM_X86_QUIRK_OUT_7E_INC_RIP).
+// x86.c, kvm_fast_pio_out: port 0x7e is the one whose OUT hardware KVM has done
+// (KVM_X86_QUIRK_OUT_7E_INC_RIP).
 static void test_out_7e(void **state)
 {
     (void)state;
@@ -100,8 +101,8 @@ static void test_out_same_place(void **state)
     run_to_port(0x10);
 }
 
-// x86.c, kvm_skip_emulated_instruction: with RFLAGS.TF KVM queues a #DB and says so in DR6, also for an instruction that the
-// client never sees executed.
+// x86.c, kvm_skip_emulated_instruction: with RFLAGS.TF KVM queues a #DB and says so in DR6, also for an
+// instruction that the client never sees executed.
 static void test_out_trapped(void **state)
 {
     (void)state;
@@ -121,12 +122,13 @@ static void test_out_trapped(void **state)
     run_to_port(0x10);
 }
 
-// ---- IN ----------------------------------------------------------------------------------------------------------
+// ---- IN ---------------------------------------------------------------------------------------------------
 
 static void input_is_55(void) { assert_int_equal(fake_input(1), 0x55); }
 static void input_is_wide(void) { assert_int_equal(fake_input(4), 0x89ABCDEF); }
 
-// x86.c, kvm_fast_pio_in and complete_fast_pio_in: the next run takes the data from the shared page, and skips.
+// x86.c, kvm_fast_pio_in and complete_fast_pio_in: the next run takes the data from the shared page, and
+// skips.
 static void test_in(void **state)
 {
     (void)state;
@@ -158,7 +160,8 @@ static void test_in_otherwise(void **state)
     EXPECT({ALL, .guest = fake_port, .in = true, .port = 0x10, .size = 1, .length = 2});
     run_to_port(0x10);
     // Again as it is.
-    EXPECT({0, .only_complete = true}, {ALL, .guest = fake_port, .in = true, .port = 0x10, .size = 1, .length = 2});
+    EXPECT({0, .only_complete = true},
+           {ALL, .guest = fake_port, .in = true, .port = 0x10, .size = 1, .length = 2});
     run_to_port(0x10);
     // Elsewhere.
     set(WHvX64RegisterRax, 0x4321);
@@ -175,8 +178,8 @@ static void insb_finishes(void)
     fake_skip(1);
 }
 
-// x86.c, kvm_skip_emulated_instruction and kvm_vcpu_do_singlestep: with KVM_GUESTDBG_SINGLESTEP an instruction that is
-// completed ends in KVM_EXIT_DEBUG, which lies where the port's exit was.
+// x86.c, kvm_skip_emulated_instruction and kvm_vcpu_do_singlestep: with KVM_GUESTDBG_SINGLESTEP an
+// instruction that is completed ends in KVM_EXIT_DEBUG, which lies where the port's exit was.
 static void test_in_stepped(void **state)
 {
     (void)state;
@@ -195,14 +198,15 @@ static void test_in_stepped(void **state)
     set_value(WHvRegisterInterruptState, blocked);
     set_notifications(true, false, 0);
     set(WHvX64RegisterRip, CODE + 2);
-    EXPECT({REGS | EVENTS, .guest = fake_port_read, .in = true, .port = 0x20, .size = 1, .finish = insb_finishes},
+    EXPECT({REGS | EVENTS, .guest = fake_port_read, .in = true, .port = 0x20, .size = 1,
+            .finish = insb_finishes},
            {0, .only_complete = true}, {0, .only_complete = true});
     assert_int_equal(fake_kvm.guest_debug.control, 0);
     run_to_port(0x20);
     assert_int_equal(fake_kvm.guest_debug.control, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP);
 }
 
-// ---- MSRs --------------------------------------------------------------------------------------------------------
+// ---- MSRs -------------------------------------------------------------------------------------------------
 
 #define MSR_ROW(in_) .guest = fake_msr, .in = (in_), .number = 0x12345, .reason = KVM_MSR_EXIT_REASON_UNKNOWN
 
@@ -212,8 +216,8 @@ static void value_is_given(void)
     assert_int_equal(fake_kvm.run->msr.data, 0x1122334455667788);
 }
 
-// x86.c, kvm_msr_user_space and complete_fast_rdmsr, complete_fast_msr_access: RIP is on it; the next run skips what is at
-// RIP then, wherever that is.
+// x86.c, kvm_msr_user_space and complete_fast_rdmsr, complete_fast_msr_access: RIP is on it; the next run
+// skips what is at RIP then, wherever that is.
 static void test_msr(void **state)
 {
     (void)state;
@@ -255,12 +259,13 @@ static void test_msr_refuses(void **state)
     EXPECT({ALL, OUT_ROW(0x10)});
     run_to_port(0x10);
     set(WHvX64RegisterRip, CODE + 2);
-    EXPECT({REGS, .guest = fake_msr, .number = 0x277, .reason = KVM_MSR_EXIT_REASON_INVAL}, {0, .only_complete = true},
+    EXPECT({REGS, .guest = fake_msr, .number = 0x277, .reason = KVM_MSR_EXIT_REASON_INVAL},
+           {0, .only_complete = true},
            {ALL, OUT_ROW(0x70)});
     run_to_port(0x70);
 }
 
-// ---- Exceptions --------------------------------------------------------------------------------------------------
+// ---- Exceptions -------------------------------------------------------------------------------------------
 
 // vmx.c, handle_exception_nmi; svm.c, bp_interception: RIP is on the INT3.
 static void test_breakpoint(void **state)
@@ -308,8 +313,8 @@ static void test_breakpoint_pending(void **state)
     run_to_port(0x70);
 }
 
-// vmx.c, handle_exception_nmi; svm.c, db_interception: with KVM_GUESTDBG_USE_HW_BP every #DB comes here, and DR6's causes in
-// the exit.
+// vmx.c, handle_exception_nmi; svm.c, db_interception: with KVM_GUESTDBG_USE_HW_BP every #DB comes here, and
+// DR6's causes in the exit.
 static void test_trap(void **state)
 {
     (void)state;
@@ -324,7 +329,8 @@ static void test_trap(void **state)
     run_to_port(0x11);
 }
 
-// x86.c, kvm_arch_vcpu_ioctl_set_guest_debug: breakpoints are those that are handed over, no longer the guest's own.
+// x86.c, kvm_arch_vcpu_ioctl_set_guest_debug: breakpoints are those that are handed over, no longer the
+// guest's own.
 static void test_hardware_breakpoint(void **state)
 {
     (void)state;
@@ -343,8 +349,8 @@ static void test_hardware_breakpoint(void **state)
     assert_int_equal(fake_kvm.guest_debug.arch.debugreg[7], 0x400 | DR7_GD);
 }
 
-// vmx.c, handle_dr: with DR7.GD among them, what writes a debug register exits before it has. So the guest's own
-// breakpoints are known when they count.
+// vmx.c, handle_dr: with DR7.GD among them, what writes a debug register exits before it has. So the guest's
+// own breakpoints are known when they count.
 static void test_guest_sets_breakpoint(void **state)
 {
     (void)state;
@@ -352,7 +358,8 @@ static void test_guest_sets_breakpoint(void **state)
     PUT(CODE, 0x0F, 0x23, 0xC0, 0x0F, 0x23, 0xFB, 0x90, 0x90, 0xE6, 0x11);   // mov dr0, eax; mov dr7, ebx
     set(WHvX64RegisterRax, CODE + 7);
     set(WHvX64RegisterRbx, 0x401);
-    EXPECT({ALL, .guest = fake_debug, .number = 1, .reason = DR6_BD}, {ALL, .guest = fake_debug, .number = 1, .reason = DR6_BD},
+    EXPECT({ALL, .guest = fake_debug, .number = 1, .reason = DR6_BD},
+           {ALL, .guest = fake_debug, .number = 1, .reason = DR6_BD},
            {ALL, .guest = fake_debug, .number = 1, .ahead = 1, .reason = 1});
     (void)run_both(WHvRunVpExitReasonException);
     assert_int_equal(get(WHvX64RegisterRip), CODE + 7);
@@ -378,7 +385,7 @@ static void test_own_step(void **state)
     run_to_port(0x11);
 }
 
-// ---- Windows, halt -----------------------------------------------------------------------------------------------
+// ---- Windows, halt ----------------------------------------------------------------------------------------
 
 static void asks_for_window(void) { assert_int_equal(fake_kvm.run->request_interrupt_window, 1); }
 static void asks_for_no_window(void) { assert_int_equal(fake_kvm.run->request_interrupt_window, 0); }
@@ -400,7 +407,8 @@ static void test_window(void **state)
     start(0, 0);
     PUT(CODE, 0xFB, 0x90, 0x90, 0xE6, 0x11);
     set_notifications(false, true, 0);
-    EXPECT({ALL, .enter = asks_for_window, .guest = fake_exit, .number = KVM_EXIT_IRQ_WINDOW_OPEN, .finish = sti_nop});
+    EXPECT({ALL, .enter = asks_for_window, .guest = fake_exit, .number = KVM_EXIT_IRQ_WINDOW_OPEN,
+            .finish = sti_nop});
     (void)run_both(WHvRunVpExitReasonX64InterruptWindow);
     EXPECT({0, .enter = asks_for_no_window, .ahead = 1, OUT_ROW(0x11)});
     (void)run_kvm();
@@ -416,7 +424,8 @@ static void test_priority(void **state)
     set(WHvX64RegisterRflags, RFLAGS_IF);
     set(WHvX64RegisterCr8, 8);
     set_notifications(false, true, 5);
-    EXPECT({ALL, .enter = asks_for_no_window, .guest = fake_exit, .number = KVM_EXIT_SET_TPR, .finish = cr8_falls});
+    EXPECT({ALL, .enter = asks_for_no_window, .guest = fake_exit, .number = KVM_EXIT_SET_TPR,
+            .finish = cr8_falls});
     exit = run_kvm();
     assert_int_equal(exit.ExitReason, WHvRunVpExitReasonX64InterruptWindow);
     assert_int_equal(exit.InterruptWindow.DeliverableType, WHvX64PendingInterrupt);
@@ -436,7 +445,7 @@ static void test_halt(void **state)
     run_to_port(0x11);
 }
 
-// ---- Ends of a run -----------------------------------------------------------------------------------------------
+// ---- Ends of a run ----------------------------------------------------------------------------------------
 
 // vmx.c, handle_triple_fault: the processor stands at the instruction, as it was.
 static void test_shutdown(void **state)
@@ -495,7 +504,8 @@ static void test_fail_entry(void **state)
     run_to_port(0x11);
 }
 
-// x86.c, sync_regs: general registers have been taken when special ones are refused, and what is pending is still pending.
+// x86.c, sync_regs: general registers have been taken when special ones are refused, and what is pending is
+// still pending.
 static void test_refused(void **state)
 {
     WHV_RUN_VP_EXIT_CONTEXT exit;
@@ -520,13 +530,15 @@ static void test_refused(void **state)
     run_to_port(0x10);
 }
 
-// A signal that nobody here has sent (x86.c, kvm_handle_signal_exit), and a wait that ended (kvm_arch_vcpu_ioctl_run).
+// A signal that nobody here has sent (x86.c, kvm_handle_signal_exit), and a wait that ended
+// (kvm_arch_vcpu_ioctl_run).
 static void test_interrupted(void **state)
 {
     (void)state;
     start(0, 0);
     PUT(CODE, 0x90, 0xE6, 0x11);
-    EXPECT({ALL, .ahead = 1, .guest = fake_answer, .answer = -EINTR}, {0, .guest = fake_answer, .answer = -EAGAIN},
+    EXPECT({ALL, .ahead = 1, .guest = fake_answer, .answer = -EINTR},
+           {0, .guest = fake_answer, .answer = -EAGAIN},
            {0, OUT_ROW(0x11)});
     run_to_port(0x11);
 }
@@ -545,7 +557,7 @@ static void test_unknown(void **state)
     run_to_port(0x11);
 }
 
-// ---- Cancel ------------------------------------------------------------------------------------------------------
+// ---- Cancel -----------------------------------------------------------------------------------------------
 
 static void *cancel_thread(void *partition)
 {
@@ -570,7 +582,8 @@ static void check_canceled(void)
     check_same_state();
 }
 
-// kvm_main.c, kvm_vcpu_ioctl: immediate_exit counts as it is when KVM_RUN begins. The engine has looked before that.
+// kvm_main.c, kvm_vcpu_ioctl: immediate_exit counts as it is when KVM_RUN begins. The engine has looked
+// before that.
 static void test_cancel_at_entry(void **state)
 {
     (void)state;
@@ -602,8 +615,8 @@ static void queue_fault_and_cancel(void)
     cancel();
 }
 
-// x86.c, __set_regs: general registers that are handed over drop an exception that is queued. kvm_vcpu_ioctl_x86_get_vcpu_events
-// tells of it as of one that is being delivered.
+// x86.c, __set_regs: general registers that are handed over drop an exception that is queued.
+// kvm_vcpu_ioctl_x86_get_vcpu_events tells of it as of one that is being delivered.
 static void test_cancel_with_exception(void **state)
 {
     WHV_RUN_VP_EXIT_CONTEXT exit;
@@ -627,10 +640,12 @@ static void test_cancel_with_exception(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_out), TEST(test_out_again), TEST(test_out_twice), TEST(test_out_7e), TEST(test_out_same_place),
+        TEST(test_out), TEST(test_out_again), TEST(test_out_twice), TEST(test_out_7e),
+        TEST(test_out_same_place),
         TEST(test_out_trapped), TEST(test_in), TEST(test_in_otherwise), TEST(test_in_stepped), TEST(test_msr),
         TEST(test_msr_refuses), TEST(test_breakpoint), TEST(test_breakpoint_pending), TEST(test_trap),
-        TEST(test_hardware_breakpoint), TEST(test_guest_sets_breakpoint), TEST(test_own_step), TEST(test_window), TEST(test_priority), TEST(test_halt),
+        TEST(test_hardware_breakpoint), TEST(test_guest_sets_breakpoint), TEST(test_own_step),
+        TEST(test_window), TEST(test_priority), TEST(test_halt),
         TEST(test_shutdown), TEST(test_shutdown_by_event), TEST(test_shutdown_reset), TEST(test_fail_entry),
         TEST(test_refused), TEST(test_interrupted), TEST(test_unknown), TEST(test_cancel_at_entry),
         TEST(test_cancel_with_exception),

@@ -1,5 +1,6 @@
-// The kvm engine on hardware, of which the kernel and the guest are written down here: memory that is a device, that is
-// missing, that the host has not; and events whose delivery meets it. What clients see is what they see of the soft engine.
+// The kvm engine on hardware, of which the kernel and the guest are written down here: memory that is a
+// device, that is missing, that the host has not; and events whose delivery meets it. What clients see is
+// what they see of the soft engine.
 //
 // The rules are those of the kernel's arch/x86/kvm; each test names the function that has it.
 #include "unit.h"
@@ -12,7 +13,7 @@
 
 enum way { BY_HAND, EMULATOR, MAP, WAYS };
 
-// ---- The client --------------------------------------------------------------------------------------------------
+// ---- The client -------------------------------------------------------------------------------------------
 
 static uint8_t device[PAIR];
 
@@ -33,7 +34,8 @@ static HRESULT CALLBACK client_memory(VOID *context, WHV_EMULATOR_MEMORY_ACCESS_
     return S_OK;
 }
 
-static HRESULT CALLBACK client_get(VOID *context, const WHV_REGISTER_NAME *names, UINT32 count, WHV_REGISTER_VALUE *values)
+static HRESULT CALLBACK client_get(VOID *context, const WHV_REGISTER_NAME *names, UINT32 count,
+                                   WHV_REGISTER_VALUE *values)
 {
     return WHvGetVirtualProcessorRegisters(pair[(uintptr_t)context], 0, names, count, values);
 }
@@ -44,7 +46,8 @@ static HRESULT CALLBACK client_set(VOID *context, const WHV_REGISTER_NAME *names
     return WHvSetVirtualProcessorRegisters(pair[(uintptr_t)context], 0, names, count, values);
 }
 
-static HRESULT CALLBACK client_translate(VOID *context, WHV_GUEST_VIRTUAL_ADDRESS gva, WHV_TRANSLATE_GVA_FLAGS flags,
+static HRESULT CALLBACK client_translate(VOID *context, WHV_GUEST_VIRTUAL_ADDRESS gva,
+                                         WHV_TRANSLATE_GVA_FLAGS flags,
                                          WHV_TRANSLATE_GVA_RESULT_CODE *code, WHV_GUEST_PHYSICAL_ADDRESS *gpa)
 {
     WHV_TRANSLATE_GVA_RESULT result;
@@ -58,8 +61,10 @@ static HRESULT CALLBACK client_translate(VOID *context, WHV_GUEST_VIRTUAL_ADDRES
 static void emulate(const WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     const WHV_EMULATOR_CALLBACKS callbacks = {
-        .Size = sizeof callbacks, .WHvEmulatorIoPortCallback = client_port, .WHvEmulatorMemoryCallback = client_memory,
-        .WHvEmulatorGetVirtualProcessorRegisters = client_get, .WHvEmulatorSetVirtualProcessorRegisters = client_set,
+        .Size = sizeof callbacks, .WHvEmulatorIoPortCallback = client_port,
+        .WHvEmulatorMemoryCallback = client_memory,
+        .WHvEmulatorGetVirtualProcessorRegisters = client_get,
+        .WHvEmulatorSetVirtualProcessorRegisters = client_set,
         .WHvEmulatorTranslateGvaPage = client_translate,
     };
     WHV_EMULATOR_HANDLE emulator;
@@ -68,7 +73,8 @@ static void emulate(const WHV_RUN_VP_EXIT_CONTEXT *exit)
     for (uintptr_t n = 0; n < PAIR; n++) {
         WHV_EMULATOR_STATUS status;
 
-        assert_ok(WHvEmulatorTryMmioEmulation(emulator, (void *)n, &exit->VpContext, &exit->MemoryAccess, &status));
+        assert_ok(WHvEmulatorTryMmioEmulation(emulator, (void *)n, &exit->VpContext, &exit->MemoryAccess,
+                                              &status));
         assert_true(status.EmulationSuccessful);
     }
     assert_ok(WHvEmulatorDestroyEmulator(emulator));
@@ -83,7 +89,7 @@ static void go_on(enum way way, const WHV_RUN_VP_EXIT_CONTEXT *exit)
         map(n, HOLE, PAGE_BYTES);
 }
 
-// ---- Reads -------------------------------------------------------------------------------------------------------
+// ---- Reads ------------------------------------------------------------------------------------------------
 
 static void load_finishes(void)
 {
@@ -120,7 +126,8 @@ static void check_read(enum way way)
     }
     go_on(way, &exit);
     if (way == MAP)
-        EXPECT({0, .only_complete = true}, {ALL, .guest = load_then_port, .gpa = HOLE, .port = 0x11, .size = 1, .length = 2});
+        EXPECT({0, .only_complete = true},
+               {ALL, .guest = load_then_port, .gpa = HOLE, .port = 0x11, .size = 1, .length = 2});
     else
         EXPECT({0, .enter = input_is_55, OUT_ROW(0x11)});
     run_to_port(0x11);
@@ -129,7 +136,7 @@ static void check_read(enum way way)
     assert_int_equal(get(WHvX64RegisterRax), 0x1255);
 }
 
-// ---- Writes ------------------------------------------------------------------------------------------------------
+// ---- Writes -----------------------------------------------------------------------------------------------
 
 static void stores_77(void) { memory[KVM][HOLE] = 0x77; }
 
@@ -157,7 +164,7 @@ static void check_write(enum way way)
     assert_int_equal(way == EMULATOR ? device[KVM] : 0, way == EMULATOR ? 0x77 : 0);
 }
 
-// ---- Read-modify-write -------------------------------------------------------------------------------------------
+// ---- Read-modify-write ------------------------------------------------------------------------------------
 
 static void inc_finishes(void)
 {
@@ -176,7 +183,8 @@ static void check_modify(enum way way)
     start(0, 0);
     PUT(CODE, 0xFE, 0x06, 0x00, 0xC0, 0xE6, 0x11);      // inc byte [0xC000]; out 0x11, al
     device[KVM] = device[SOFT] = 0;
-    EXPECT({ALL, .guest = fake_mmio_read, .gpa = HOLE, .size = 1, .finish = inc_finishes}, {0, .only_complete = true},
+    EXPECT({ALL, .guest = fake_mmio_read, .gpa = HOLE, .size = 1, .finish = inc_finishes},
+           {0, .only_complete = true},
            {0, .only_complete = true});
     exit = run_both(WHvRunVpExitReasonMemoryAccess);
     assert_int_equal(exit.VpContext.Rip, CODE);
@@ -220,12 +228,13 @@ static void test_string(void **state)
     PUT(0x5000, 0x99);
     set(WHvX64RegisterRsi, HOLE);
     set(WHvX64RegisterRdi, 0x5000);
-    EXPECT({ALL, .guest = fake_mmio_read, .gpa = HOLE, .size = 1, .finish = movsb_finishes}, {0, .only_complete = true});
+    EXPECT({ALL, .guest = fake_mmio_read, .gpa = HOLE, .size = 1, .finish = movsb_finishes},
+           {0, .only_complete = true});
     (void)run_both(WHvRunVpExitReasonMemoryAccess);
     assert_int_equal(memory[KVM][0x5000], 0x99);
 }
 
-// ---- What the emulator cannot do ---------------------------------------------------------------------------------
+// ---- What the emulator cannot do --------------------------------------------------------------------------
 
 // x86.c, handle_emulation_failure: an instruction that touches a device and that the emulator does not know.
 static void check_unknown(bool old_kernel)
@@ -281,7 +290,7 @@ static void test_unknown(void **state) { (void)state; on_all_kernels(check_unkno
 static void test_fetch(void **state) { (void)state; on_all_kernels(check_fetch); }
 static void test_invalid(void **state) { (void)state; on_all_kernels(check_invalid); }
 
-// ---- Memory that the host has not --------------------------------------------------------------------------------
+// ---- Memory that the host has not -------------------------------------------------------------------------
 
 static void protect(uint32_t address, int protection)
 {
@@ -336,7 +345,7 @@ static void test_gone_and_back(void **state)
     assert_int_equal(get(WHvX64RegisterRax), 0x66);
 }
 
-// ---- Events on their way -----------------------------------------------------------------------------------------
+// ---- Events on their way ----------------------------------------------------------------------------------
 
 static void set_vectors(uint64_t base)
 {
@@ -354,8 +363,8 @@ static int divide_meets_gone(const struct fake_run *r)
     return fake_memory_fault(r);
 }
 
-// vmx.c, __vmx_handle_exit, and x86.c, kvm_prepare_event_vectoring_exit: KVM_INTERNAL_ERROR_DELIVERY_EV. What was being
-// delivered is to be injected again (vmx_complete_interrupts, svm_complete_interrupts).
+// vmx.c, __vmx_handle_exit, and x86.c, kvm_prepare_event_vectoring_exit: KVM_INTERNAL_ERROR_DELIVERY_EV. What
+// was being delivered is to be injected again (vmx_complete_interrupts, svm_complete_interrupts).
 static void test_delivery(void **state)
 {
     WHV_RUN_VP_EXIT_CONTEXT exit;
@@ -376,7 +385,8 @@ static void test_delivery(void **state)
     assert_int_equal(fake_kvm.events.exception.pending | fake_kvm.events.exception.injected, 0);
 }
 
-// The same where the host has taken the memory away (EPT violations during delivery go to the page fault handler).
+// The same where the host has taken the memory away (EPT violations during delivery go to the page fault
+// handler).
 static void test_delivery_gone(void **state)
 {
     WHV_RUN_VP_EXIT_CONTEXT exit;
@@ -438,8 +448,10 @@ static void test_delivery_external(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_read), TEST(test_write), TEST(test_modify), TEST(test_string), TEST(test_unknown), TEST(test_fetch),
-        TEST(test_invalid), TEST(test_gone), TEST(test_gone_and_back), TEST(test_delivery), TEST(test_delivery_gone),
+        TEST(test_read), TEST(test_write), TEST(test_modify), TEST(test_string), TEST(test_unknown),
+        TEST(test_fetch),
+        TEST(test_invalid), TEST(test_gone), TEST(test_gone_and_back), TEST(test_delivery),
+        TEST(test_delivery_gone),
         TEST(test_delivery_external),
     };
 
