@@ -256,7 +256,8 @@ static HRESULT guest_debug(struct kvm_vcpu *v)
         for (unsigned n = 0; n < 4; n++)
             d.arch.debugreg[n] = v->p.cpu.dr[n];
         d.arch.debugreg[6] = v->p.cpu.dr6;
-        // The guest's next breakpoints too: with DR7.GD what writes debug registers exits (arch/x86/kvm/vmx/vmx.c, handle_dr).
+        // And its next ones: with DR7.GD an instruction that reaches for debug registers exits before it has (as the kernel's
+        // tools/testing/selftests/kvm/x86/debug_regs.c has it for every processor).
         d.arch.debugreg[7] = v->p.cpu.dr7 | KVM_DR7_GD;
     }
     if (control == v->debug_control && !memcmp(v->debug_registers, d.arch.debugreg, sizeof v->debug_registers))
