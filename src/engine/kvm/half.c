@@ -27,7 +27,7 @@ static HRESULT complete(struct kvm_vcpu *v)
         v->changed |= REGISTER_DEBUG;
     hr = E_FAIL;
     for (unsigned n = 0; n < MAX_EXITS; n++) {
-        run->immediate_exit = 1;
+        __atomic_store_n(&run->immediate_exit, 1, __ATOMIC_RELAXED);     // kicks do the same at any time
         int answer = kvm_ioctl_value(v->fd, KVM_RUN, 0);
         run->kvm_dirty_regs = 0;
         if (answer < 0) {
