@@ -21,7 +21,7 @@ struct emulator {
     const WHV_MEMORY_ACCESS_CONTEXT *exit;  // the access that exited, whose translation is known; NULL for ports
     WHV_EMULATOR_STATUS status;
     struct x86_step step;               // the instruction under way
-    struct x86_fx_image loaded;         // x87 and MXCSR as the client had them
+    struct x86_fx_image loaded;         // x87, MXCSR and vectors as the client had them
 };
 
 // state.c: registers in and out. False: status says why.

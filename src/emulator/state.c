@@ -66,7 +66,8 @@ bool emulator_load(struct emulator *e, const WHV_VP_EXIT_CONTEXT *exit)
     return true;
 }
 
-// All registers that an instruction may have changed: general, RIP, RFLAGS, vectors; x87 and MXCSR when it did.
+// The registers that an instruction may have changed: general, RIP, RFLAGS; vectors, x87 and MXCSR only when it did, since
+// an engine may have to go far for them.
 bool emulator_store(struct emulator *e)
 {
     WHV_REGISTER_NAME changed[RFLAGS + 1 + 16 + FP_COUNT];
@@ -83,11 +84,12 @@ bool emulator_store(struct emulator *e)
     values[count++].Reg64 = cpu->rip;
     changed[count] = WHvX64RegisterRflags;
     values[count++].Reg64 = x86_get_rflags(cpu);
-    for (unsigned n = 0; n < 16; n++, count++) {
-        changed[count] = names[XMM + n];
-        memcpy(&values[count], &cpu->vec[n], 16);
-    }
     x86_fpu_to_image(cpu, &image, cpu->efer & X86_EFER_LMA);
+    for (unsigned n = 0; n < 16; n++)
+        if (memcmp(&image.xmm[n], &e->loaded.xmm[n], 16) != 0) {
+            changed[count] = names[XMM + n];
+            memcpy(&values[count++], &image.xmm[n], 16);
+        }
     if (memcmp(&image, &e->loaded, offsetof(struct x86_fx_image, xmm)) != 0) {
         memcpy(&changed[count], &names[FP], FP_COUNT * sizeof names[0]);
         memcpy(&values[count], &image, offsetof(struct x86_fx_image, xmm));
