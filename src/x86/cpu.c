@@ -93,12 +93,16 @@ static void tlb_set_clear(struct x86_tlb_entry *set, struct x86_tlb_log *log, bo
 void x86_flush_tlb(struct x86_cpu *cpu, bool global)
 {
     for (unsigned set = 0; set < X86_TLB_SETS; set++) {
+        if (!(cpu->tlb_filled >> set & 1))
+            continue;
         tlb_set_clear(cpu->tlbs[set], &cpu->tlb_log[set], false);
         if (global)
             tlb_set_clear(cpu->tlbs[set], &cpu->tlb_log[set], true);
     }
-    if (global)
+    if (global) {
+        cpu->tlb_filled = 0;
         cpu->large[0].mask = cpu->large[1].mask = 0;
+    }
     cpu->tlb_epoch++;
     cpu->jump_key = cpu->tlb_epoch << 8 | cpu->mode;
 }

@@ -353,6 +353,7 @@ struct x86_cpu {
     } scratch_state;
 
     uint64_t tlb_epoch;                     // starts at 1
+    uint32_t tlb_filled;                    // a bit for each set that was filled since the last full flush
     // Entries are of 4 KiB whatever the page. For each half of the address space, a range that holds all larger pages that
     // entries came from since the last full flush; mask 0: none.
     struct { uint64_t base, mask; } large[2];

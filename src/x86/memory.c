@@ -130,7 +130,9 @@ static void tlb_insert(struct x86_cpu *cpu, uint64_t linear, unsigned access, co
     uintptr_t host = ((uintptr_t)page->host - (linear & ~X86_PAGE_MASK)) | global;
     bool known = entry->host == host && (entry->read == tag || entry->write == tag || entry->execute == tag);
     if (!known) {
-        struct x86_tlb_log *log = &cpu->tlb_log[(set - cpu->tlbs[0]) / X86_TLB_ENTRIES];
+        unsigned number = (unsigned)((set - cpu->tlbs[0]) / X86_TLB_ENTRIES);
+        struct x86_tlb_log *log = &cpu->tlb_log[number];
+        cpu->tlb_filled |= 1u << number;
         if (log->count[global] < X86_TLB_LOG)
             log->index[global][log->count[global]++] = (uint16_t)(entry - set);
         else
