@@ -1,7 +1,9 @@
-// Have another thread come back from a system call that it sleeps or works in: a signal that means nothing else.
+// Have another thread come back from a system call that it sleeps or works in: a signal that means nothing
+// else.
 //
-// The signal is SIGURG: nobody sends it by accident, debuggers let it pass, and whoever else uses it has to expect it
-// for no reason. Any handler will do for it to interrupt a call, so one is installed only where there is none.
+// The signal is SIGURG: nobody sends it by accident, debuggers let it pass, and whoever else uses it has to
+// expect it for no reason. Any handler will do for it to interrupt a call, so one is installed only where
+// there is none.
 #ifndef BULKHEAD_OS_KICK_H
 #define BULKHEAD_OS_KICK_H
 

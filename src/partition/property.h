@@ -94,8 +94,8 @@ CHECKED HRESULT property_set(struct property_values *values, const struct proper
                              const void *buffer, UINT32 size, const struct engine_capabilities *capabilities,
                              void **replaced);
 
-// Undo a property_set. `before` is a copy of the values from before it. `replaced` receives the list that was set, for the
-// caller to free as above.
+// Undo a property_set. `before` is a copy of the values from before it. `replaced` receives the list that was
+// set, for the caller to free as above.
 void property_put_back(struct property_values *values, const struct property *property,
                        const struct property_values *before, void **replaced);
 

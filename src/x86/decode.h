@@ -1,9 +1,10 @@
 // From instruction bytes to `struct insn`: the table of instructions and what their emitters may use.
 //
-// One row per mnemonic in an ops_*.def file: X86_ROW(MNEMONIC, emitter, parameter, FEATURE). Zydis decodes the bytes; the
-// row's emitter picks the handler for the form at hand and fills the operands. A mnemonic without a row, a row
-// whose feature the processor does not show, and a form that the emitter refuses are invalid opcodes (#UD).
-// Adding an instruction: its row in the family's .def, its handler in the family's ops_*.c.
+// One row per mnemonic in an ops_*.def file: X86_ROW(MNEMONIC, emitter, parameter, FEATURE). Zydis decodes
+// the bytes; the row's emitter picks the handler for the form at hand and fills the operands. A mnemonic
+// without a row, a row whose feature the processor does not show, and a form that the emitter refuses are
+// invalid opcodes (#UD). Adding an instruction: its row in the family's .def, its handler in the family's
+// ops_*.c.
 #ifndef BULKHEAD_X86_DECODE_H
 #define BULKHEAD_X86_DECODE_H
 
@@ -57,15 +58,16 @@ void x86_decoder_init(ZydisDecoder *decoder, uint32_t mode);
 
 enum x86_decode_result { X86_DECODE_OK, X86_DECODE_END, X86_DECODE_INVALID, X86_DECODE_TRUNCATED };
 
-// Decode one instruction. OK: go on behind it; END: it ends a block; INVALID: `insn` raises #UD (and ends the block);
-// TRUNCATED: more bytes are needed, `insn` is untouched. `size` may exceed 15. `page_offset` is that of bytes[0].
+// Decode one instruction. OK: go on behind it; END: it ends a block; INVALID: `insn` raises #UD (and ends the
+// block); TRUNCATED: more bytes are needed, `insn` is untouched. `size` may exceed 15. `page_offset` is that
+// of bytes[0].
 enum x86_decode_result x86_decode(struct x86_cpu *cpu, uint32_t mode, const uint8_t *bytes, size_t size,
                                   unsigned page_offset, unsigned number, struct insn *insn);
 
-// Run the one instruction at cpu->rip outside of the block cache, from `size` of its bytes (16 at most), or fetching them
-// when `bytes` is NULL. X86_LEAVE_LOOKUP: done, RIP is behind it (or on it, for a repetition that goes on). `step` is all
-// zero at first; it remembers the last decoding, and stays in place as long as the processor may refer to it
-// (cpu->current, when memory goes away).
+// Run the one instruction at cpu->rip outside of the block cache, from `size` of its bytes (16 at most), or
+// fetching them when `bytes` is NULL. X86_LEAVE_LOOKUP: done, RIP is behind it (or on it, for a repetition
+// that goes on). `step` is all zero at first; it remembers the last decoding, and stays in place as long as
+// the processor may refer to it (cpu->current, when memory goes away).
 struct x86_step {
     struct insn insn[2];
     uint8_t bytes[16], size;        // what insn[0] was decoded from; size 0: nothing that may be used again

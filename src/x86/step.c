@@ -1,4 +1,5 @@
-// One instruction outside of the block cache: for whoever runs few, far between, and each with a look around it.
+// One instruction outside of the block cache: for whoever runs few, far between, and each with a look around
+// it.
 #include <string.h>
 
 #include "x86/code.h"

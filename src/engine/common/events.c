@@ -15,8 +15,8 @@ static void delivering(struct processor *p, const struct x86_exception *event, b
 static enum step delivered(struct processor *p, enum x86_leave result, WHV_RUN_VP_EXIT_CONTEXT *exit, UINT8 cr8)
 {
     p->cpu.interrupt_shadow = 0;
-    // An exit other than for the event itself: its delivery touched missing memory, or raised an exception that exits.
-    // It is to be repeated.
+    // An exit other than for the event itself: its delivery touched missing memory, or raised an exception
+    // that exits. It is to be repeated.
     bool nested = p->cpu.exit.kind == X86_EXIT_EXCEPTION
                && (p->pending_external || p->pending.vector != p->cpu.exception.vector);
     p->pending_valid = result == X86_LEAVE_EXIT && (p->cpu.exit.kind != X86_EXIT_EXCEPTION || nested);

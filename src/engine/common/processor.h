@@ -1,8 +1,9 @@
-// What engines share: a processor in the form of src/x86, the events that wait for it, and what the API says of it.
+// What engines share: a processor in the form of src/x86, the events that wait for it, and what the API says
+// of it.
 //
-// An engine's own processor object begins with a `struct processor`. All functions here want the processor to stand
-// still: the engine's thread runs it, or whoever calls has stopped it (turnstile.h). They know no engine; where one
-// differs it hands in what is its own.
+// An engine's own processor object begins with a `struct processor`. All functions here want the processor to
+// stand still: the engine's thread runs it, or whoever calls has stopped it (turnstile.h). They know no
+// engine; where one differs it hands in what is its own.
 #ifndef BULKHEAD_PROCESSOR_H
 #define BULKHEAD_PROCESSOR_H
 
@@ -15,8 +16,8 @@ struct processor {
     bool settle;                        // state was set from outside: derive and check before running
     bool tlb_used;
 
-    // Events. `pending` is being delivered, or is what WHvRegisterPendingInterruption asks for; `event` and `ext_int`
-    // are WHvRegisterPendingEvent.
+    // Events. `pending` is being delivered, or is what WHvRegisterPendingInterruption asks for; `event` and
+    // `ext_int` are WHvRegisterPendingEvent.
     struct x86_exception pending;
     bool pending_valid, pending_external;
     bool pending_told;                  // its delivery raised an exception that the client was told of
@@ -29,26 +30,29 @@ struct processor {
     bool notify_interrupt, notify_nmi;  // DeliverabilityNotifications
     uint8_t notify_priority;
 
-    // The bytes at RIP, where the engine has them at hand; count 0: they are fetched when an exit is to tell them.
+    // The bytes at RIP, where the engine has them at hand; count 0: they are fetched when an exit is to tell
+    // them.
     uint8_t code[16], code_count;
 
     struct gpa_range ranges[2];         // the last ranges of guest memory looked up; size 0: none
     unsigned range_next;
 };
 
-// What every processor begins with; `p` is all zero. `platform` is the engine's object, which begins with `p`.
+// What every processor begins with; `p` is all zero. `platform` is the engine's object, which begins with
+// `p`.
 void processor_init(struct processor *p, struct vp *vp, const struct x86_bus *bus);
 
 // ---- memory.c: guest memory as the processor's bus has it --------------------------------------------------------
 
-// Fills `page` from the partition's memory map; nothing there: all zero. (The engine looks for its own devices first.)
+// Fills `page` from the partition's memory map; nothing there: all zero. (The engine looks for its own
+// devices first.)
 void processor_page(struct processor *p, uint64_t gpa, struct x86_page *page);
 // The processor is about to write to a page of a tracked range.
 void processor_written(struct processor *p, uint64_t gpa);
-// Marks of tracked pages were taken (dirty_take): the next write to each page marks it again. To be called after
-// the taking. A page that this processor could write without marking it had its mark then, so it has been told,
-// and what was written to it until here is in memory by now. In the other order a page marked in between would
-// lose its mark and keep its TLB entry, and later writes to it would be told by nobody.
+// Marks of tracked pages were taken (dirty_take): the next write to each page marks it again. To be called
+// after the taking. A page that this processor could write without marking it had its mark then, so it has
+// been told, and what was written to it until here is in memory by now. In the other order a page marked in
+// between would lose its mark and keep its TLB entry, and later writes to it would be told by nobody.
 void processor_forget_writes(struct processor *p);
 // The map or the engine's devices changed: no translation is kept.
 void processor_forget_memory(struct processor *p);
@@ -64,24 +68,27 @@ void exit_context(struct processor *p, WHV_RUN_VP_EXIT_CONTEXT *exit, WHV_RUN_VP
 UINT8 exit_instruction_bytes(struct processor *p, UINT8 bytes[16]);
 // The exit in cpu.exit, whole; but of an RDTSC exit the times are the engine's to fill in.
 void exit_from_cpu(struct processor *p, WHV_RUN_VP_EXIT_CONTEXT *exit, UINT8 cr8);
-// A host access at `address` failed under the processor: true when it is guest memory, and the exit says which.
+// A host access at `address` failed under the processor: true when it is guest memory, and the exit says
+// which.
 bool exit_memory_gone(struct processor *p, const void *address, bool write, WHV_RUN_VP_EXIT_CONTEXT *exit, UINT8 cr8);
 
 // ---- events.c: what is delivered before the next instruction -----------------------------------------------------
 
 enum step { STEP_RUN, STEP_AGAIN, STEP_EXIT };
 
-// Deliver an event or cpu.exception. STEP_AGAIN: delivered; STEP_EXIT: `exit` is filled in (an exception exit, missing
-// memory, or a triple fault), and the event stays pending where it is to be repeated.
+// Deliver an event or cpu.exception. STEP_AGAIN: delivered; STEP_EXIT: `exit` is filled in (an exception
+// exit, missing memory, or a triple fault), and the event stays pending where it is to be repeated.
 enum step deliver_event(struct processor *p, struct x86_exception event, bool external, WHV_RUN_VP_EXIT_CONTEXT *exit,
                         UINT8 cr8);
 enum step deliver_exception(struct processor *p, WHV_RUN_VP_EXIT_CONTEXT *exit, UINT8 cr8);
-// The events that the client set: the pending one, then WHvRegisterPendingEvent's exception. STEP_RUN: there is none.
+// The events that the client set: the pending one, then WHvRegisterPendingEvent's exception. STEP_RUN: there
+// is none.
 enum step deliver_pending(struct processor *p, WHV_RUN_VP_EXIT_CONTEXT *exit, UINT8 cr8);
 
 // ---- translate.c -------------------------------------------------------------------------------------------------
 
-// WHvTranslateGva. Leaves the processor as it was, but for accessed and dirty bits where the flags ask for them.
+// WHvTranslateGva. Leaves the processor as it was, but for accessed and dirty bits where the flags ask for
+// them.
 void processor_translate(struct processor *p, gva_t gva, WHV_TRANSLATE_GVA_FLAGS flags, WHV_TRANSLATE_GVA_RESULT *result,
                          gpa_t *gpa);
 

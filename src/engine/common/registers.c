@@ -215,7 +215,8 @@ static uint64_t *plain_of(struct processor *p, unsigned index)
     return (uint64_t *)((char *)&p->cpu + plain_msrs[index].offset);
 }
 
-// Row functions get the position in their run; runs of plain MSRs are one long, and `get_plain_N` names the member.
+// Row functions get the position in their run; runs of plain MSRs are one long, and `get_plain_N` names the
+// member.
 #define PLAIN(index)                                                                                                  \
     static void get_plain_##index(struct processor *p, unsigned n, WHV_REGISTER_VALUE *value)                         \
     {                                                                                                                 \
@@ -332,8 +333,8 @@ MTRR_RUN(mtrr_fixed, WHvX64RegisterMsrMtrrFix64k00000)
 
 // ---- Events ------------------------------------------------------------------------------------------------------
 
-// The exception of an instruction that is `length` bytes long: INT3, INTO and INT1 return behind it (SDM vol. 3A 6.5).
-// A client that copies the length of a fault's instruction is not misunderstood.
+// The exception of an instruction that is `length` bytes long: INT3, INTO and INT1 return behind it (SDM vol.
+// 3A 6.5). A client that copies the length of a fault's instruction is not misunderstood.
 static void make_software(struct x86_exception *event, unsigned length)
 {
     event->privileged = event->vector == X86_DB;

@@ -1,14 +1,15 @@
 // Registers by name: one table for what is in `struct processor`, and beside it one of each engine's own.
 //
-// A row stands for a run of like registers. A set call checks every name and value first and writes only then. Values
-// that make no lawful processor together are accepted here and refused by the next run (InvalidVpRegisterValue).
+// A row stands for a run of like registers. A set call checks every name and value first and writes only
+// then. Values that make no lawful processor together are accepted here and refused by the next run
+// (InvalidVpRegisterValue).
 #ifndef BULKHEAD_REGISTERS_H
 #define BULKHEAD_REGISTERS_H
 
 #include "engine/common/processor.h"
 
-// Which part of a processor's state a register lies in: what an engine has to fetch before it is read, and to hand on
-// after it was written.
+// Which part of a processor's state a register lies in: what an engine has to fetch before it is read, and to
+// hand on after it was written.
 enum register_group {
     REGISTER_GENERAL = 1,       // RAX..R15, RIP, RFLAGS
     REGISTER_SYSTEM = 2,        // segments, tables, control registers, EFER

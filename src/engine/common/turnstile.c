@@ -42,7 +42,8 @@ bool turnstile_try_enter(struct turnstile *t, uint32_t ticket, uint64_t nanoseco
         if (atomic_load(&t->busy) && (int32_t)(ticket - atomic_load(&t->admitted)) >= 0)
             return false;
     }
-    // Admitted, or no guest code runs; if it does by now, its runner has found the ticket. The lock is soon free.
+    // Admitted, or no guest code runs; if it does by now, its runner has found the ticket. The lock is soon
+    // free.
     turnstile_enter(t, ticket);
     return true;
 }

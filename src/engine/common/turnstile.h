@@ -1,7 +1,7 @@
 // Who may touch a processor: the thread that runs it, or visitors that have it stand still for a moment.
 //
-// Fairness: a busy processor lets in those who asked before it gives way, and runs before it lets in the next ones, so
-// neither side can starve the other.
+// Fairness: a busy processor lets in those who asked before it gives way, and runs before it lets in the next
+// ones, so neither side can starve the other.
 #ifndef BULKHEAD_TURNSTILE_H
 #define BULKHEAD_TURNSTILE_H
 
@@ -24,13 +24,13 @@ struct turnstile {
 void turnstile_init(struct turnstile *t);
 void turnstile_destroy(struct turnstile *t);
 
-// Visitor: take a ticket; wait to be let in with it; leave. Between the first two have a processor that is `busy`
-// look up (one that becomes busy later finds the ticket by itself).
+// Visitor: take a ticket; wait to be let in with it; leave. Between the first two have a processor that is
+// `busy` look up (one that becomes busy later finds the ticket by itself).
 uint32_t turnstile_ask(struct turnstile *t);
 void turnstile_enter(struct turnstile *t, uint32_t ticket);
 void turnstile_leave(struct turnstile *t);
-// The same, but come back without having entered (false) when it takes longer than `nanoseconds`, so that the processor
-// can be asked again.
+// The same, but come back without having entered (false) when it takes longer than `nanoseconds`, so that the
+// processor can be asked again.
 bool turnstile_try_enter(struct turnstile *t, uint32_t ticket, uint64_t nanoseconds);
 
 // Runner. It holds the lock from come_back to stand_aside, and no guest code runs outside of that.

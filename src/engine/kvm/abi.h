@@ -1,5 +1,5 @@
-// The kernel's interface: <linux/kvm.h>, and what kernels have that the header of the distribution has not yet.
-// Numbers are from the kernel's own documentation (Documentation/virt/kvm/api.rst).
+// The kernel's interface: <linux/kvm.h>, and what kernels have that the header of the distribution has not
+// yet. Numbers are from the kernel's own documentation (Documentation/virt/kvm/api.rst).
 #ifndef BULKHEAD_KVM_ABI_H
 #define BULKHEAD_KVM_ABI_H
 

@@ -1,11 +1,12 @@
-// CPUID of a kvm processor: what KVM offers, made into the processor that the partition's properties describe.
+// CPUID of a kvm processor: what KVM offers, made into the processor that the partition's properties
+// describe.
 //
 // An answer is worked out when it is asked for: KVM's entry for the leaf, without the features that the
-// partition shall not have, changed by the function of `shapes` that is for it. kvm_cpuid_install asks for every
-// leaf there is and writes the answers down for KVM, which then answers the guest by rules of its own
-// (arch/x86/kvm/cpuid.c, kvm_cpuid): bits that follow the processor's state, bits that it shows whatever it is told
-// (host.h, `forced`), and what an absent leaf or subleaf reads as. Those rules are here too, so that both say the
-// same.
+// partition shall not have, changed by the function of `shapes` that is for it. kvm_cpuid_install asks for
+// every leaf there is and writes the answers down for KVM, which then answers the guest by rules of its own
+// (arch/x86/kvm/cpuid.c, kvm_cpuid): bits that follow the processor's state, bits that it shows whatever it
+// is told (host.h, `forced`), and what an absent leaf or subleaf reads as. Those rules are here too, so that
+// both say the same.
 #include "engine/kvm/cpuid.h"
 
 #include <errno.h>
@@ -167,13 +168,14 @@ static void leaf_power(const struct asked *a, uint32_t out[4])
     out[EAX] = always_running_timer;
 }
 
-// What changes how an instruction reaches memory is known to x86/ or not shown: the one instruction of an exit is
-// that room's to run. So no protection keys, shadow stacks, 5-level paging, linear address masking.
+// What changes how an instruction reaches memory is known to x86/ or not shown: the one instruction of an
+// exit is that room's to run. So no protection keys, shadow stacks, 5-level paging, linear address masking.
 static void leaf_7(const struct asked *a, uint32_t out[4])
 {
     if (a->subleaf == 0) {
         out[EBX] &= ~(BIT(2) | BIT(25));            // SGX, processor trace
-        // Protection keys and whether they are on, shadow stacks, 5-level paging, SGX launch control, supervisor keys
+        // Protection keys and whether they are on, shadow stacks, 5-level paging, SGX launch control,
+        // supervisor keys
         out[ECX] &= ~(BIT(3) | BIT(4) | BIT(7) | BIT(16) | BIT(30) | BIT(31));
         out[EDX] &= ~(BIT(5) | BIT(19) | BIT(20));  // user interrupts, last-branch records, branch tracking
     } else if (a->subleaf == 1) {
@@ -183,8 +185,8 @@ static void leaf_7(const struct asked *a, uint32_t out[4])
     }
 }
 
-// Topology, 0xb and 0x1f, as far as the guest sees that there are such leaves. Subleaves above the last say only
-// what they were asked and who asks.
+// Topology, 0xb and 0x1f, as far as the guest sees that there are such leaves. Subleaves above the last say
+// only what they were asked and who asks.
 static void leaf_topology(const struct asked *a, uint32_t out[4])
 {
     uint32_t max[4];
@@ -329,8 +331,9 @@ static const struct { uint32_t first, last; void (*shape)(const struct asked *a,
 
 // ---- Answers -----------------------------------------------------------------------------------------------------
 
-// On all but AMD's kin an absent leaf above its class's last one reads as the highest basic leaf (SDM vol. 2A, CPUID;
-// kvm_cpuid's get_out_of_range_cpuid_entry). The classes' heads are looked at as the guest sees them.
+// On all but AMD's kin an absent leaf above its class's last one reads as the highest basic leaf (SDM vol.
+// 2A, CPUID; kvm_cpuid's get_out_of_range_cpuid_entry). The classes' heads are looked at as the guest sees
+// them.
 static bool out_of_range(struct vp *vp, uint32_t leaf, uint32_t *highest)
 {
     uint32_t zero[4], head[4], class = leaf & EXTENDED_BASE;
@@ -399,8 +402,8 @@ void kvm_cpuid_features(struct vp *vp, uint64_t features[4])
 struct table { __u32 count, padding; struct kvm_cpuid_entry2 entries[ENTRIES_MAX]; };
 _Static_assert(offsetof(struct table, entries) == offsetof(struct kvm_cpuid2, entries), "the kernel's layout");
 
-// (leaf, subleaf) pairs that have, or may have, an answer of their own; sorted, and each once. `any`: the leaf with
-// whatever subleaf is not named; it comes behind those that are.
+// (leaf, subleaf) pairs that have, or may have, an answer of their own; sorted, and each once. `any`: the
+// leaf with whatever subleaf is not named; it comes behind those that are.
 struct place { uint32_t leaf, subleaf; bool any; };
 struct places { struct place *list; size_t count; };
 
@@ -475,8 +478,9 @@ static uint32_t unnamed_subleaf(const struct places *p, size_t n)
     return subleaf;
 }
 
-// What KVM says by itself where the table has nothing: zero up to the class's last leaf, and for all of AMD's kin;
-// of a topology leaf's unnamed subleaves what it makes of the leaf's subleaf 1, which is what this file makes of them.
+// What KVM says by itself where the table has nothing: zero up to the class's last leaf, and for all of AMD's
+// kin; of a topology leaf's unnamed subleaves what it makes of the leaf's subleaf 1, which is what this file
+// makes of them.
 static bool goes_without_saying(struct vp *vp, const struct place *place, const uint32_t out[4])
 {
     uint32_t highest, own[4] = { 0 };
@@ -524,7 +528,8 @@ CHECKED static HRESULT make_table(struct vp *vp, struct places *p, struct table 
     return S_OK;
 }
 
-// KVM's own interface to guests, which CPUID does not show, is not to work either. Kernels that cannot be told keep it.
+// KVM's own interface to guests, which CPUID does not show, is not to work either. Kernels that cannot be
+// told keep it.
 CHECKED static HRESULT hide_paravirtual(int fd)
 {
     struct kvm_enable_cap cap = { .cap = KVM_CAP_ENFORCE_PV_FEATURE_CPUID, .args[0] = 1 };

@@ -69,8 +69,9 @@ static HRESULT memory(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTE
     return hr;
 }
 
-// An instruction that KVM's emulator cannot do raises #UD, says KVM, and exits besides where that would be a surprise: at CPL
-// 0. (Not where it has been told to leave the exception out: arch/x86/kvm/x86.c, handle_emulation_failure.)
+// An instruction that KVM's emulator cannot do raises #UD, says KVM, and exits besides where that would be a
+// surprise: at CPL 0. (Not where it has been told to leave the exception out: arch/x86/kvm/x86.c,
+// handle_emulation_failure.)
 static bool is_emulators_ud(const struct kvm_vcpu *v)
 {
     const struct kvm_run *run = v->run;
@@ -78,8 +79,8 @@ static bool is_emulators_ud(const struct kvm_vcpu *v)
         && !v->p.pending_external && v->p.pending.vector == X86_UD;
 }
 
-// KVM cannot do the instruction, or cannot reach memory that it touches: nothing has happened yet. Whatever it has queued
-// is the view's to deliver, or comes again with the instruction.
+// KVM cannot do the instruction, or cannot reach memory that it touches: nothing has happened yet. Whatever
+// it has queued is the view's to deliver, or comes again with the instruction.
 static HRESULT instruction(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     v->pending_in_kvm = false;
@@ -101,9 +102,9 @@ static HRESULT instruction(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_
     return S_OK;
 }
 
-// A KVM that emulates the guest takes an event from its APIC and forgets it when the memory for its delivery is missing.
-// Such an event is pending again. It shows by an interrupt in service while interrupts are open (this kind of KVM ends
-// an interrupt when it delivers it), and by NMIs that have become blocked.
+// A KVM that emulates the guest takes an event from its APIC and forgets it when the memory for its delivery
+// is missing. Such an event is pending again. It shows by an interrupt in service while interrupts are open
+// (this kind of KVM ends an interrupt when it delivers it), and by NMIs that have become blocked.
 static HRESULT undelivered(struct kvm_vcpu *v)
 {
     struct processor *p = &v->p;
@@ -127,7 +128,8 @@ static HRESULT undelivered(struct kvm_vcpu *v)
     return S_OK;
 }
 
-// Hardware knows what it says: where the instruction does nothing of the kind, it was an event whose delivery failed.
+// Hardware knows what it says: where the instruction does nothing of the kind, it was an event whose delivery
+// failed.
 static HRESULT triple_fault(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     uint8_t cpu[offsetof(struct x86_cpu, scratch)];
@@ -141,9 +143,9 @@ static HRESULT triple_fault(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT
     return hr;
 }
 
-// KVM has met a triple fault. What it takes for one may be guest memory that is missing on the way to a handler, which is an
-// exit of its own: the interpreter tells the one from the other. Processors whose state does not outlive a triple fault
-// come back reset (AMD's: arch/x86/kvm/svm/svm.c, shutdown_interception).
+// KVM has met a triple fault. What it takes for one may be guest memory that is missing on the way to a
+// handler, which is an exit of its own: the interpreter tells the one from the other. Processors whose state
+// does not outlive a triple fault come back reset (AMD's: arch/x86/kvm/svm/svm.c, shutdown_interception).
 static HRESULT shutdown(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     const struct x86_cpu *cpu = &v->p.cpu;
@@ -158,8 +160,8 @@ static HRESULT shutdown(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CON
 
 // ---- MSRs, exceptions --------------------------------------------------------------------------------------------
 
-// A value that a register does not take is the guest's mistake, not an unknown register. But x2APIC's are unknown where the
-// partition has no such mode, and KVM calls an access to them invalid then.
+// A value that a register does not take is the guest's mistake, not an unknown register. But x2APIC's are
+// unknown where the partition has no such mode, and KVM calls an access to them invalid then.
 static bool guests_mistake(const struct kvm_vcpu *v)
 {
     uint32_t index = v->run->msr.index;
@@ -202,14 +204,15 @@ static HRESULT debug(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEX
     *step = STEP_AGAIN;
     if (vector > X86_BP || !(v->kvm->debug_exceptions >> vector & 1))
         return S_OK;
-    // An instruction that reads or writes a debug register comes here for the engine (vcpu.c, guest_debug), unless the guest
-    // has asked for it.
+    // An instruction that reads or writes a debug register comes here for the engine (vcpu.c, guest_debug),
+    // unless the guest has asked for it.
     if (vector == X86_DB && (causes & DR6_ACCESS)) {
         HRESULT hr = kvm_state_fetch(v, REGISTER_DEBUG);
         if (FAILED(hr) || !(cpu->dr7 & KVM_DR7_GD))
             return FAILED(hr) ? hr : instruction(v, step, exit);
     }
-    // A step that was only made to look around. (One that the guest makes at the same time cannot be told from it.)
+    // A step that was only made to look around. (One that the guest makes at the same time cannot be told
+    // from it.)
     if (vector == X86_DB && v->single_step && (causes & DR6_STEP) && !(causes &= ~DR6_STEP))
         return S_OK;
     x86_fault(cpu, vector, -1);

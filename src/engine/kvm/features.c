@@ -6,8 +6,8 @@
 enum { EAX, EBX, ECX, EDX };
 enum bank { BANK_0, BANK_1, BANK_XSAVE, BANKS };
 
-// Features that cpuid.c never shows have no row. A feature with several rows is there when any of its bits is, and
-// takes all of them away.
+// Features that cpuid.c never shows have no row. A feature with several rows is there when any of its bits
+// is, and takes all of them away.
 struct feature {
     union {
         WHV_PROCESSOR_FEATURES zero;
@@ -179,7 +179,8 @@ void kvm_features_offered(const struct kvm_host *h, WHV_PROCESSOR_FEATURES_BANKS
     *banks = (WHV_PROCESSOR_FEATURES_BANKS){ .BanksCount = WHV_PROCESSOR_FEATURES_BANKS_COUNT };
     banks->Bank0.AsUINT64 = offered[BANK_0];
     banks->Bank1.AsUINT64 = offered[BANK_1];
-    // A timer mode that KVM_GET_SUPPORTED_CPUID has only since KVM stopped to ask for an APIC first (api.rst 4.46).
+    // A timer mode that KVM_GET_SUPPORTED_CPUID has only since KVM stopped to ask for an APIC first (api.rst
+    // 4.46).
     banks->Bank1.TscDeadlineTmrSupport = h->tsc_deadline;
     xsave->AsUINT64 = offered[BANK_XSAVE];
 }

@@ -4,7 +4,8 @@
 
 #include "engine/kvm/host.h"
 
-// An entry of a table of KVM's; an entry that is good for every subleaf is found with any. NULL: there is none.
+// An entry of a table of KVM's; an entry that is good for every subleaf is found with any. NULL: there is
+// none.
 const struct kvm_cpuid_entry2 *kvm_features_entry(const struct kvm_cpuid2 *table, uint32_t leaf, uint32_t subleaf);
 
 // What KVM can give a partition and this engine shows: the features that a property may ask for.

@@ -1,4 +1,5 @@
-// Instructions that KVM has half done: put the view before them, and later have KVM finish them one way or the other.
+// Instructions that KVM has half done: put the view before them, and later have KVM finish them one way or
+// the other.
 #include <errno.h>
 #include <string.h>
 
@@ -9,9 +10,10 @@
 // A completion that does not come to its end after so many exits is none of an instruction.
 #define MAX_EXITS 64
 
-// Have KVM finish what is pending, and run nothing. Whatever more it wants of the instruction is dropped, and what the
-// shared page says of the exit stays. With RFLAGS.TF KVM traps behind what it finishes (arch/x86/kvm/x86.c,
-// kvm_vcpu_do_singlestep): DR6 has the cause at once and is set back before the next run; the #DB waits among the events.
+// Have KVM finish what is pending, and run nothing. Whatever more it wants of the instruction is dropped, and
+// what the shared page says of the exit stays. With RFLAGS.TF KVM traps behind what it finishes
+// (arch/x86/kvm/x86.c, kvm_vcpu_do_singlestep): DR6 has the cause at once and is set back before the next
+// run; the #DB waits among the events.
 static HRESULT complete(struct kvm_vcpu *v)
 {
     struct kvm_run *run = v->run;
@@ -73,8 +75,8 @@ static void restore_memory(struct kvm_vcpu *v, const struct saved_memory *saved)
                                    undo->writes[n].size, X86_WRITE | X86_IMPLICIT);
 }
 
-// Have KVM finish the instruction, and hand it the view as if it never had. What the view holds besides the synchronised
-// groups is not touched by an instruction, but for the floating-point registers.
+// Have KVM finish the instruction, and hand it the view as if it never had. What the view holds besides the
+// synchronised groups is not touched by an instruction, but for the floating-point registers.
 static HRESULT abandon(struct kvm_vcpu *v, bool in_view)
 {
     const struct kvm_undo *undo = &v->half.undo;
@@ -108,7 +110,8 @@ static HRESULT abandon(struct kvm_vcpu *v, bool in_view)
     return hr;
 }
 
-// Have KVM finish an OUT that it may have to skip yet, and load the view again, but for what waits to be delivered.
+// Have KVM finish an OUT that it may have to skip yet, and load the view again, but for what waits to be
+// delivered.
 static HRESULT skip(struct kvm_vcpu *v)
 {
     struct kvm_run *run = v->run;

@@ -133,7 +133,8 @@ static void blank(const struct kvm_cpuid2 *from, struct kvm_cpuid2 *to)
     }
 }
 
-// What of an entry that came back was not put there. In leaf 0xd only EAX says what there is; the rest are sizes.
+// What of an entry that came back was not put there. In leaf 0xd only EAX says what there is; the rest are
+// sizes.
 static struct kvm_cpuid_entry2 surplus(const struct kvm_cpuid2 *set, const struct kvm_cpuid_entry2 *back)
 {
     static const struct kvm_cpuid_entry2 none;
@@ -167,9 +168,9 @@ CHECKED static int try_table(int vcpu, struct kvm_cpuid2 *table, struct kvm_cpui
     return kvm_ioctl(vcpu, KVM_GET_CPUID2, *back);
 }
 
-// A KVM without hardware to help it runs some guest code where CPUID is the host's: it changes the table that it is
-// given, so that guests see what there is. Give it all that it says it supports, and see what that is worth; then a
-// table without features, and see which it has added.
+// A KVM without hardware to help it runs some guest code where CPUID is the host's: it changes the table that
+// it is given, so that guests see what there is. Give it all that it says it supports, and see what that is
+// worth; then a table without features, and see which it has added.
 CHECKED static int ask_forced(int vcpu, struct kvm_host *h)
 {
     struct kvm_cpuid2 *all = NULL, *none = NULL, *back = NULL;
@@ -359,8 +360,8 @@ void kvm_host_offer(const struct kvm_host *h, struct engine_capabilities *offer)
     const struct kvm_cpuid_entry2 *one = kvm_features_entry(h->cpuid, 1, 0);
     const struct kvm_cpuid_entry2 *sizes = kvm_features_entry(h->cpuid, 0x80000008, 0);
 
-    // Debug exceptions and breakpoints of the guest's own come to us where hardware intercepts them; a KVM that emulates
-    // the guest's instructions delivers them by itself.
+    // Debug exceptions and breakpoints of the guest's own come to us where hardware intercepts them; a KVM
+    // that emulates the guest's instructions delivers them by itself.
     bool debug = h->guest_debug && h->hardware;
 
     *offer = (struct engine_capabilities){

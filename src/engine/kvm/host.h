@@ -20,22 +20,22 @@ struct kvm_host {
     struct kvm_cpuid2 *forced;  // of that, what every processor shows, whatever table it is given; likewise
 };
 
-// Looks once; but after an error (no file, no permission, out of memory or descriptors) every call looks again. Then
-// what it returns is good until the thread's next call, and of use only to say why. Any thread.
+// Looks once; but after an error (no file, no permission, out of memory or descriptors) every call looks
+// again. Then what it returns is good until the thread's next call, and of use only to say why. Any thread.
 const struct kvm_host *kvm_host(void);
 static inline bool kvm_host_usable(const struct kvm_host *h) { return !h->error && !h->lacking; }
 // A new descriptor of /dev/kvm, close-on-exec, or minus an errno.
 CHECKED int kvm_host_open(void);
 // The processor reports vmx or svm.
 bool kvm_host_virtualises(void);
-// The engine's probe: one clear sentence for each of: no such file, no permission, another error, too old (names the
-// missing capability), no vmx or svm (usable by name, not automatic), fine.
+// The engine's probe: one clear sentence for each of: no such file, no permission, another error, too old
+// (names the missing capability), no vmx or svm (usable by name, not automatic), fine.
 void kvm_host_probe(struct engine_status *status);
 // What a partition on this engine can get; all zero where the host has no KVM that is usable.
 const struct engine_capabilities *kvm_host_capabilities(void);
 
-// The same three without a memory of earlier answers, for tests. kvm_host_ask: whoever gets a usable host frees its two
-// tables; there are none otherwise.
+// The same three without a memory of earlier answers, for tests. kvm_host_ask: whoever gets a usable host
+// frees its two tables; there are none otherwise.
 void kvm_host_ask(struct kvm_host *h);
 void kvm_host_status(const struct kvm_host *h, struct engine_status *status);
 void kvm_host_offer(const struct kvm_host *h, struct engine_capabilities *offer);

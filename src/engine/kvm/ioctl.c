@@ -1,4 +1,5 @@
-// The one way to the host: open and ioctl with the error number as the answer, and what the processor says of itself.
+// The one way to the host: open and ioctl with the error number as the answer, and what the processor says of
+// itself.
 #include "engine/kvm/ioctl.h"
 
 #include <cpuid.h>

@@ -58,9 +58,9 @@ static void init_gate(pthread_rwlock_t *gate)
     pthread_rwlockattr_destroy(&attributes);
 }
 
-// KVM has a hypercall interface of its own and, as a quirk, writes the host processor's VMCALL or VMMCALL over a guest's
-// other one. Without the quirk both raise #UD, as they do where no hypervisor interface is shown. (Kernels before 5.18
-// cannot leave it out.) The set of quirks is given whole, so apic.c's are in it.
+// KVM has a hypercall interface of its own and, as a quirk, writes the host processor's VMCALL or VMMCALL
+// over a guest's other one. Without the quirk both raise #UD, as they do where no hypervisor interface is
+// shown. (Kernels before 5.18 cannot leave it out.) The set of quirks is given whole, so apic.c's are in it.
 static HRESULT leave_quirks_out(const struct kvm_partition *kvm)
 {
     struct kvm_enable_cap cap = { .cap = KVM_CAP_DISABLE_QUIRKS2 };
@@ -73,7 +73,8 @@ static HRESULT leave_quirks_out(const struct kvm_partition *kvm)
     return kvm_hresult(kvm_ioctl(kvm->vm, KVM_ENABLE_CAP, &cap));
 }
 
-// What KVM's emulator cannot do is #UD for the guest, but at CPL 0; told so, it leaves it to the engine at any.
+// What KVM's emulator cannot do is #UD for the guest, but at CPL 0; told so, it leaves it to the engine at
+// any.
 static HRESULT take_emulation_failures(const struct kvm_partition *kvm)
 {
     struct kvm_enable_cap cap = { .cap = KVM_CAP_EXIT_ON_EMULATION_FAILURE, .args[0] = 1 };
@@ -172,8 +173,9 @@ static HRESULT kvm_map_changed(struct partition *p, gpa_t gpa, uint64_t size)
 static HRESULT kvm_collect_dirty(struct partition *p, gpa_t gpa, uint64_t size, uint64_t *bitmap)
 {
     struct kvm_partition *kvm = p->engine_data;
-    // The view's writes first. Each use of the view starts without translations and so marks what it writes again; one
-    // that is under way has marked its page by now, or will: what it wrote is in memory when the gate has been passed.
+    // The view's writes first. Each use of the view starts without translations and so marks what it writes
+    // again; one that is under way has marked its page by now, or will: what it wrote is in memory when the
+    // gate has been passed.
     dirty_take(&p->dirty, gpa, size, bitmap);
     pthread_rwlock_wrlock(&kvm->memory_gate);
     pthread_rwlock_unlock(&kvm->memory_gate);
@@ -220,7 +222,8 @@ static HRESULT kvm_translate_gva(struct vp *vp, gva_t gva, WHV_TRANSLATE_GVA_FLA
     return S_OK;
 }
 
-// Where KVM tells of EOIs late, processors are made to look at each instruction before the interrupt is on its way.
+// Where KVM tells of EOIs late, processors are made to look at each instruction before the interrupt is on
+// its way.
 static HRESULT request_level(struct kvm_partition *kvm, const WHV_INTERRUPT_CONTROL *interrupt)
 {
     pthread_rwlock_rdlock(&kvm->vcpus_lock);

@@ -24,8 +24,8 @@ static void deny(struct kvm_msr_filter *filter, unsigned *count, bool wanted, ui
         };
 }
 
-// Whether the partition's CPUID results show what may be Hyper-V's interface (TLFS 2.4): KVM serves its MSRs then, also
-// those that end a machine.
+// Whether the partition's CPUID results show what may be Hyper-V's interface (TLFS 2.4): KVM serves its MSRs
+// then, also those that end a machine.
 static bool shows_hypervisor(const struct property_values *p)
 {
     for (UINT32 n = 0; n < p->cpuid_result_count; n++)
@@ -57,8 +57,8 @@ CHECKED static int set_filter(int vm, const struct property_values *p)
     return kvm_ioctl(vm, KVM_X86_SET_MSR_FILTER, &filter);
 }
 
-// UNKNOWN: no such MSR. INVAL: one that this processor lacks, or a value that it refuses. FILTER: denied above. Without
-// the reason the access raises #GP.
+// UNKNOWN: no such MSR. INVAL: one that this processor lacks, or a value that it refuses. FILTER: denied
+// above. Without the reason the access raises #GP.
 CHECKED static int set_reasons(int vm, bool on)
 {
     struct kvm_enable_cap cap = { .cap = KVM_CAP_X86_USER_SPACE_MSR };
@@ -125,8 +125,8 @@ static void fill(struct list *list, uint64_t set)
             list->entries[list->count++] = (struct kvm_msr_entry){ .index = rows[n].msr };
 }
 
-// Read the rows of `*set`, and take from it those that are absent. KVM stops at the first MSR that it cannot read and
-// answers how many came before it (Documentation/virt/kvm/api.rst 4.18).
+// Read the rows of `*set`, and take from it those that are absent. KVM stops at the first MSR that it cannot
+// read and answers how many came before it (Documentation/virt/kvm/api.rst 4.18).
 CHECKED static int fetch(int fd, uint64_t *set, struct list *list)
 {
     for (;;) {

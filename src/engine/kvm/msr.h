@@ -6,14 +6,15 @@
 
 // Whether a new partition differs from one without a call of the next function.
 bool kvm_msr_exits_wanted(const struct property_values *properties);
-// Have KVM exit for the MSR accesses that the properties name (X64MsrExit: whatever would fault; X64MsrExitBitmap: the
-// listed ones), or for none, as a new partition does before any call. Any thread, also while processors run. On failure
-// KVM may exit for more than that.
+// Have KVM exit for the MSR accesses that the properties name (X64MsrExit: whatever would fault;
+// X64MsrExitBitmap: the listed ones), or for none, as a new partition does before any call. Any thread, also
+// while processors run. On failure KVM may exit for more than that.
 CHECKED HRESULT kvm_msr_exits(int vm, const struct property_values *properties);
 
-// The MSRs of REGISTER_MSR between a `struct x86_cpu` and KVM, in one call each. A set writes what differs from
-// `before`, which is what KVM has (NULL: everything, with one call more to read what KVM has). E_INVALIDARG: KVM
-// refused a value; nothing is changed then. A register that this kernel lacks is left as it is in the view.
+// The MSRs of REGISTER_MSR between a `struct x86_cpu` and KVM, in one call each. A set writes what differs
+// from `before`, which is what KVM has (NULL: everything, with one call more to read what KVM has).
+// E_INVALIDARG: KVM refused a value; nothing is changed then. A register that this kernel lacks is left as it
+// is in the view.
 struct x86_cpu;
 CHECKED HRESULT kvm_msr_fetch(int fd, struct x86_cpu *cpu);
 CHECKED HRESULT kvm_msr_store(int fd, const struct x86_cpu *cpu, const struct x86_cpu *before);

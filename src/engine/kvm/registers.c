@@ -215,8 +215,8 @@ HRESULT kvm_get_registers(struct vp *vp, const WHV_REGISTER_NAME *names, UINT32 
     return hr;
 }
 
-// Some groups KVM may still refuse, or fail to take: they are handed over at once, and the view goes back to what it was
-// when that fails. XCR0 is not one of them: a bad value is the next run's to report.
+// Some groups KVM may still refuse, or fail to take: they are handed over at once, and the view goes back to
+// what it was when that fails. XCR0 is not one of them: a bad value is the next run's to report.
 #define STORED_AT_ONCE (REGISTER_MSR | KVM_GROUP_APIC | KVM_GROUP_TSC | KVM_GROUP_ACTIVITY)
 
 struct snapshot {
@@ -236,7 +236,8 @@ static void take(struct snapshot *s, const struct kvm_vcpu *v)
     s->mp_state = v->mp_state;
 }
 
-// `stored`: groups that KVM has taken already. It gets those back that it had, the APIC's now and others with the next run.
+// `stored`: groups that KVM has taken already. It gets those back that it had, the APIC's now and others with
+// the next run.
 static void give_back(const struct snapshot *s, struct kvm_vcpu *v, uint32_t stored)
 {
     memcpy(&v->p.cpu, s->cpu, sizeof s->cpu);

@@ -159,7 +159,8 @@ static void store_events(struct kvm_vcpu *v)
 
 // ---- x87 and vectors ---------------------------------------------------------------------------------------------
 
-// The standard form of the XSAVE area (SDM vol. 1 13.4): KVM fills in the parts that are in their initial state.
+// The standard form of the XSAVE area (SDM vol. 1 13.4): KVM fills in the parts that are in their initial
+// state.
 #define XSTATE_BV(xsave) ((xsave)->region[512 / 4])
 
 static HRESULT fetch_fpu(struct kvm_vcpu *v)
@@ -356,7 +357,8 @@ void kvm_state_prepare_run(struct kvm_vcpu *v)
     run->kvm_valid_regs = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS;
     run->kvm_dirty_regs = 0;
     run->cr8 = run->s.regs.sregs.cr8;       // without an APIC of its own KVM takes it from here at each run
-    // Taking general registers KVM drops an exception that is queued (arch/x86/kvm/x86.c, __set_regs): it goes with them.
+    // Taking general registers KVM drops an exception that is queued (arch/x86/kvm/x86.c, __set_regs): it
+    // goes with them.
     if (v->pending_in_kvm && (changed & REGISTER_GENERAL))
         changed |= REGISTER_EVENTS;
     if (!changed)

@@ -121,8 +121,8 @@ HRESULT kvm_view_do(struct kvm_vcpu *v, kvm_view_work work, enum step *step, WHV
 
 // ---- One instruction ---------------------------------------------------------------------------------------------
 
-// The groups that an instruction may use besides the synchronised ones, by its opcode (SDM vol. 2D appendix A). More than
-// it needs is fetched at times, never less.
+// The groups that an instruction may use besides the synchronised ones, by its opcode (SDM vol. 2D appendix
+// A). More than it needs is fetched at times, never less.
 static uint32_t groups_used(const struct x86_cpu *cpu, const uint8_t *bytes, unsigned count)
 {
     unsigned n = 0;

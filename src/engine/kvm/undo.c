@@ -47,9 +47,9 @@ static bool undo_read(struct x86_cpu *cpu, const struct kvm_run *run, struct kvm
 // comes by most often: x86 code read from a wrong byte soon falls into step. 0: none is come by. They differ
 // in prefixes, which another one may end in. Their effects are the same (undo_fit.c), but a client sees where
 // an instruction starts. (In the code of large programs this finds more than 99 of 100 such starts; taking
-// the shortest, about half of them.)
-// Of two that are come by about equally often it is the longer one, if `longer`: a vector instruction is another one with
-// its prefix than without, and its data is not there to be compared.
+// the shortest, about half of them.) Of two that are come by about equally often it is the longer one, if
+// `longer`: a vector instruction is another one with its prefix than without, and its data is not there to be
+// compared.
 static unsigned most_travelled(const struct x86_cpu *cpu, const struct undo_code *code, unsigned lengths, bool longer)
 {
     uint8_t lands[UNDO_BEFORE + 1] = { 0 };
@@ -71,7 +71,8 @@ static unsigned most_travelled(const struct x86_cpu *cpu, const struct undo_code
     return votes[best] ? best : 0;
 }
 
-// Whether the `n` bytes before the code's place are one instruction, and it fits. `last`: likely to be decoded again.
+// Whether the `n` bytes before the code's place are one instruction, and it fits. `last`: likely to be
+// decoded again.
 static bool fits_back(struct x86_cpu *cpu, const struct undo_report *report, const struct undo_code *code,
                       unsigned n, bool call, struct undo_decoded *last, struct undo_fit *fit)
 {

@@ -11,8 +11,8 @@ static bool code64(const struct x86_cpu *cpu) { return (cpu->mode & X86_MODE_COD
 
 #define TABLE_ADDRESS 0x000ffffffffff000ull
 
-// Where an address lies by the four levels of tables in 64-bit mode (SDM vol. 3A 4.5.4), whoever may use it: the kernel
-// has just been there. False: ask x86_walk.
+// Where an address lies by the four levels of tables in 64-bit mode (SDM vol. 3A 4.5.4), whoever may use it:
+// the kernel has just been there. False: ask x86_walk.
 static bool quick_walk(struct x86_cpu *cpu, uint64_t linear, uint64_t *gpa)
 {
     uint64_t entry = cpu->cr3;

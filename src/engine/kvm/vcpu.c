@@ -15,8 +15,9 @@
 
 // ---- Attention ---------------------------------------------------------------------------------------------------
 
-// The processor comes out of KVM_RUN, or does not go in. The caller has stored its reason already: who goes in clears
-// immediate_exit first and looks for reasons then, so either it sees the reason, or this store is the later one.
+// The processor comes out of KVM_RUN, or does not go in. The caller has stored its reason already: who goes
+// in clears immediate_exit first and looks for reasons then, so either it sees the reason, or this store is
+// the later one.
 static void kick(struct kvm_vcpu *v)
 {
     atomic_thread_fence(memory_order_seq_cst);
@@ -33,8 +34,9 @@ void kvm_vcpu_cancel(struct vp *vp)
     kick(v);
 }
 
-// A processor that has just let visitors in goes into the guest once more before it lets in the next ones, or a few of
-// them could keep it from ever executing an instruction. Their kicks are lost on it then: they kick again.
+// A processor that has just let visitors in goes into the guest once more before it lets in the next ones, or
+// a few of them could keep it from ever executing an instruction. Their kicks are lost on it then: they kick
+// again.
 #define KICK_AGAIN_NS 50000u
 
 void kvm_vcpu_stop(struct kvm_vcpu *v)
@@ -76,8 +78,8 @@ static HRESULT take_kvm_vcpu(struct kvm_partition *kvm, uint32_t index, bool *us
 // What an earlier processor of this index has changed in KVM goes back to what it was.
 static HRESULT reset_kvm_vcpu(struct kvm_vcpu *v)
 {
-    // MSRs that a reset of the view leaves alone are KVM's own. Asking for the activity has KVM take the INIT and start-up
-    // messages that came while there was no processor.
+    // MSRs that a reset of the view leaves alone are KVM's own. Asking for the activity has KVM take the INIT
+    // and start-up messages that came while there was no processor.
     HRESULT hr = kvm_state_fetch(v, REGISTER_MSR | KVM_GROUP_ACTIVITY);
     if (FAILED(hr))
         return hr;
@@ -109,7 +111,8 @@ static HRESULT set_up(struct kvm_vcpu *v, bool used)
         v->apic_base = v->run->s.regs.sregs.apic_base;
     else if (SUCCEEDED(hr))
         hr = kvm_state_store_apic_base(v);
-    // KVM looks for the destinations of messages in a map that it does not make anew for a processor that is only created.
+    // KVM looks for the destinations of messages in a map that it does not make anew for a processor that is
+    // only created.
     if (SUCCEEDED(hr) && v->kvm->apic)
         hr = kvm_apic_reset(&v->kvm->interrupts, v->fd, vp->index);
     v->waits = v->kvm->apic && vp->index;
@@ -190,7 +193,8 @@ static HRESULT deliver(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONT
     return S_OK;
 }
 
-// What the client asked for that comes before the next instruction. What the local APIC has is KVM's to deliver.
+// What the client asked for that comes before the next instruction. What the local APIC has is KVM's to
+// deliver.
 static HRESULT events(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     struct processor *p = &v->p;
@@ -226,8 +230,8 @@ static HRESULT events(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTE
         *step = window(v, exit, WHvX64PendingInterrupt);
         return S_OK;
     }
-    // KVM tells when interrupts open, and when CR8 falls, if it has no APIC; but one that emulates the guest's instructions
-    // misses a window of one instruction. Of nothing else does it tell.
+    // KVM tells when interrupts open, and when CR8 falls, if it has no APIC; but one that emulates the
+    // guest's instructions misses a window of one instruction. Of nothing else does it tell.
     bool told = !v->kvm->apic && kvm_host()->hardware;
     if (told && p->notify_interrupt && !open)
         v->run->request_interrupt_window = 1;
@@ -256,8 +260,8 @@ static HRESULT guest_debug(struct kvm_vcpu *v)
         for (unsigned n = 0; n < 4; n++)
             d.arch.debugreg[n] = v->p.cpu.dr[n];
         d.arch.debugreg[6] = v->p.cpu.dr6;
-        // And its next ones: with DR7.GD an instruction that reaches for debug registers exits before it has (as the kernel's
-        // tools/testing/selftests/kvm/x86/debug_regs.c has it for every processor).
+        // And its next ones: with DR7.GD an instruction that reaches for debug registers exits before it has
+        // (as the kernel's tools/testing/selftests/kvm/x86/debug_regs.c has it for every processor).
         d.arch.debugreg[7] = v->p.cpu.dr7 | KVM_DR7_GD;
     }
     if (control == v->debug_control && !memcmp(v->debug_registers, d.arch.debugreg, sizeof v->debug_registers))
@@ -299,8 +303,8 @@ static enum step canceled(struct kvm_vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
     return STEP_EXIT;
 }
 
-// KVM refuses the state that it was given. What it has instead is in the shared page, which is also the place of what the
-// view has no other for.
+// KVM refuses the state that it was given. What it has instead is in the shared page, which is also the place
+// of what the view has no other for.
 static enum step refused(struct kvm_vcpu *v, const struct kvm_sregs *given, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     v->run->s.regs.sregs = *given;
@@ -349,9 +353,10 @@ static HRESULT watch_eoi(struct kvm_vcpu *v)
     return hr;
 }
 
-// Two instructions that KVM does not step over as it should, and the view runs: behind an IRET (CF, perhaps with an
-// operand-size or REX prefix) the step ends one instruction late, since RFLAGS.TF, which makes it, is part of what IRET
-// loads; and a HLT (F4) that an emulating kernel has stepped over stays asked for, and is obeyed at some later instruction.
+// Two instructions that KVM does not step over as it should, and the view runs: behind an IRET (CF, perhaps
+// with an operand-size or REX prefix) the step ends one instruction late, since RFLAGS.TF, which makes it, is
+// part of what IRET loads; and a HLT (F4) that an emulating kernel has stepped over stays asked for, and is
+// obeyed at some later instruction.
 static HRESULT over_special(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     uint8_t bytes[16];

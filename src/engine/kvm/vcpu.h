@@ -1,20 +1,21 @@
 // Inside the kvm engine: a partition's and a processor's object, and who may touch what.
 //
-// The view. A processor's state lives in KVM while it runs, and in `p` (a struct processor) while it stands: groups of
-// registers (enum register_group and kvm_group) are `fresh` when the view holds them, and `changed` when it holds
-// something newer than KVM. General and system registers and events come and go with each KVM_RUN (KVM_CAP_SYNC_REGS);
-// every other group is fetched when it is asked for, and handed over before the next run.
+// The view. A processor's state lives in KVM while it runs, and in `p` (a struct processor) while it stands:
+// groups of registers (enum register_group and kvm_group) are `fresh` when the view holds them, and `changed`
+// when it holds something newer than KVM. General and system registers and events come and go with each
+// KVM_RUN (KVM_CAP_SYNC_REGS); every other group is fetched when it is asked for, and handed over before the
+// next run.
 //
-// Half-done instructions. Between an exit and the next run KVM may still have to complete the instruction that it exited
-// for (undo.h). The view is before that instruction; `half` says what KVM waits for; kvm_half_resolve, before the next
-// run, either lets KVM complete it with what the client has put in the registers, or has it complete with nothing and
-// sets everything back.
+// Half-done instructions. Between an exit and the next run KVM may still have to complete the instruction
+// that it exited for (undo.h). The view is before that instruction; `half` says what KVM waits for;
+// kvm_half_resolve, before the next run, either lets KVM complete it with what the client has put in the
+// registers, or has it complete with nothing and sets everything back.
 //
-// Threads. As in the soft engine: the running thread holds the turnstile's lock, also inside KVM_RUN; visitors kick it out.
-// `attention`, and `entered` with run->immediate_exit, are what any thread touches. memory_gate is read-locked while
-// the view is used to reach guest memory, and write-locked for a moment by a change of the map.
-// Lock order: turnstile, then memory_gate, then the map's lock. Who holds partition->lock may stop several processors at
-// once; everybody else stops one.
+// Threads. As in the soft engine: the running thread holds the turnstile's lock, also inside KVM_RUN;
+// visitors kick it out. `attention`, and `entered` with run->immediate_exit, are what any thread touches.
+// memory_gate is read-locked while the view is used to reach guest memory, and write-locked for a moment by a
+// change of the map. Lock order: turnstile, then memory_gate, then the map's lock. Who holds partition->lock
+// may stop several processors at once; everybody else stops one.
 #ifndef BULKHEAD_KVM_VCPU_H
 #define BULKHEAD_KVM_VCPU_H
 
@@ -50,7 +51,8 @@ struct kvm_partition {
     uint64_t map_version;               // under memory_gate: moves on with each change of the map
     _Atomic(struct kvm_vcpu *) vcpus[PARTITION_MAX_PROCESSORS];
     pthread_rwlock_t vcpus_lock;        // readers: whoever reaches for another processor; writer: create and destroy
-    // KVM never gives a processor back: what a deleted one leaves serves the next of that index. run NULL: none yet.
+    // KVM never gives a processor back: what a deleted one leaves serves the next of that index. run NULL:
+    // none yet.
     struct { int fd; struct kvm_run *run; } kept[PARTITION_MAX_PROCESSORS];     // fd -1: none
     _Atomic uint64_t debug_exceptions;  // vectors that exit; only such as KVM can give
 };
@@ -111,14 +113,15 @@ void kvm_vcpu_go(struct kvm_vcpu *v);
 
 // state.c: between the view and KVM.
 CHECKED HRESULT kvm_state_fetch(struct kvm_vcpu *v, uint32_t groups);
-// Everything that is `changed`, but the synchronised groups: those go with the next KVM_RUN (kvm_state_prepare_run).
-// E_INVALIDARG: KVM refuses the values; what it refused stays changed.
+// Everything that is `changed`, but the synchronised groups: those go with the next KVM_RUN
+// (kvm_state_prepare_run). E_INVALIDARG: KVM refuses the values; what it refused stays changed.
 CHECKED HRESULT kvm_state_store(struct kvm_vcpu *v);
 // The APIC's base alone: its state has another form in another mode.
 CHECKED HRESULT kvm_state_store_apic_base(struct kvm_vcpu *v);
 void kvm_state_prepare_run(struct kvm_vcpu *v);
-// After that, for a processor that may be waiting for its start: KVM_RUN lets it wait before it looks at the synchronised
-// groups, and an INIT that has come would be carried out behind them. Minus an errno when KVM refuses them.
+// After that, for a processor that may be waiting for its start: KVM_RUN lets it wait before it looks at the
+// synchronised groups, and an INIT that has come would be carried out behind them. Minus an errno when KVM
+// refuses them.
 CHECKED int kvm_state_hand_over(struct kvm_vcpu *v);
 // After KVM_RUN: the synchronised groups are fresh, nothing else is.
 void kvm_state_after_run(struct kvm_vcpu *v);
@@ -131,22 +134,22 @@ CHECKED HRESULT kvm_get_registers(struct vp *vp, const WHV_REGISTER_NAME *names,
 CHECKED HRESULT kvm_set_registers(struct vp *vp, const WHV_REGISTER_NAME *names, UINT32 count,
                                   const WHV_REGISTER_VALUE *values);
 
-// half.c: instructions that KVM has half done.
-// KVM exited for a port or memory access: put the view before the instruction. Inside kvm_view_do. E_FAIL: KVM answered
-// what it never should.
+// half.c: instructions that KVM has half done. KVM exited for a port or memory access: put the view before
+// the instruction. Inside kvm_view_do. E_FAIL: KVM answered what it never should.
 CHECKED HRESULT kvm_half_access(struct kvm_vcpu *v);
-// Before the next run. E_FAIL as above. What KVM waits for may still be open afterwards, until it has run: the client may
-// yet set other registers, when the run ends before KVM is entered.
+// Before the next run. E_FAIL as above. What KVM waits for may still be open afterwards, until it has run:
+// the client may yet set other registers, when the run ends before KVM is entered.
 CHECKED HRESULT kvm_half_resolve(struct kvm_vcpu *v);
 // KVM waits for nothing any more; the view is what it was.
 CHECKED HRESULT kvm_half_drop(struct kvm_vcpu *v);
 
 // step.c: the view's own processor.
 extern const struct x86_bus kvm_bus;
-// Run the one instruction at RIP on the view. STEP_AGAIN: done; STEP_EXIT: `exit` is filled in; STEP_RUN: the interpreter
-// does not know the instruction, and nothing has changed. Inside kvm_view_do.
+// Run the one instruction at RIP on the view. STEP_AGAIN: done; STEP_EXIT: `exit` is filled in; STEP_RUN: the
+// interpreter does not know the instruction, and nothing has changed. Inside kvm_view_do.
 CHECKED HRESULT kvm_step(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit);
-// Call `work` with the view settled and guest memory within reach; memory that is gone makes a MemoryAccess exit.
+// Call `work` with the view settled and guest memory within reach; memory that is gone makes a MemoryAccess
+// exit.
 typedef HRESULT (*kvm_view_work)(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit);
 CHECKED HRESULT kvm_view_do(struct kvm_vcpu *v, kvm_view_work work, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit);
 
