@@ -190,7 +190,7 @@ static void *watch_run(void *unused)
     (void)unused;
     struct timespec end;
     clock_gettime(CLOCK_REALTIME, &end);
-    end.tv_sec += SECONDS;
+    end.tv_sec += engine_is_interpreted() ? 6 * SECONDS : SECONDS;
     pthread_mutex_lock(&watch.lock);
     while (!watch.stop && !watch.too_long)
         watch.too_long = pthread_cond_timedwait(&watch.changed, &watch.lock, &end) != 0;
