@@ -226,12 +226,9 @@ CHECKED static int ask_partition(int fd, struct kvm_host *h)
 CHECKED static int ask_figures(int fd, struct kvm_host *h)
 {
     static const struct { int number; size_t offset; } flags[] = {
-        { KVM_CAP_MEMORY_FAULT_INFO, offsetof(struct kvm_host, memory_fault_info) },
-        { KVM_CAP_READONLY_MEM, offsetof(struct kvm_host, read_only_memory) },
         { KVM_CAP_X86_USER_SPACE_MSR, offsetof(struct kvm_host, msr_exits) },
         { KVM_CAP_SET_GUEST_DEBUG, offsetof(struct kvm_host, guest_debug) },
         { KVM_CAP_TSC_DEADLINE_TIMER, offsetof(struct kvm_host, tsc_deadline) },
-        { KVM_CAP_X2APIC_API, offsetof(struct kvm_host, x2apic_ids) },
         { KVM_CAP_EXIT_ON_EMULATION_FAILURE, offsetof(struct kvm_host, emulation_exits) },
     };
     int size = kvm_ioctl_value(fd, KVM_GET_VCPU_MMAP_SIZE, 0);
@@ -247,7 +244,6 @@ CHECKED static int ask_figures(int fd, struct kvm_host *h)
     if (h->max_processors > PARTITION_MAX_PROCESSORS)
         h->max_processors = PARTITION_MAX_PROCESSORS;
     h->bus_ns = extension(fd, KVM_CAP_X86_APIC_BUS_CYCLES_NS) > 0 ? BUS_NS_WHP : BUS_NS_KVM;
-    h->sync_fields = SYNC_FIELDS;
     for (unsigned n = 0; n < sizeof flags / sizeof *flags; n++)
         *(bool *)((char *)h + flags[n].offset) = extension(fd, flags[n].number) > 0;
     return 0;
