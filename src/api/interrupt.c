@@ -72,7 +72,7 @@ CHECKED static HRESULT enter_apic(struct api_call *call, WHV_PARTITION_HANDLE ha
         return hr;
     if (call->partition->properties.apic_mode == WHvX64LocalApicEmulationModeNone)
         hr = HV_OPERATION_DENIED;
-    else if (call->vp->running)
+    else if (call->vp->references & VP_CLAIMED)
         hr = WHV_E_INVALID_VP_STATE;
     if (FAILED(hr))
         api_leave(call);

@@ -55,6 +55,10 @@ HRESULT WINAPI WHvDeleteVirtualProcessor(WHV_PARTITION_HANDLE Partition, UINT32 
 // Hand an exit to a caller whose structure may be an earlier or a later revision of ours.
 static void write_exit(const WHV_RUN_VP_EXIT_CONTEXT *exit, void *buffer, UINT32 size)
 {
+    if (size == sizeof(*exit)) {        // as nearly always: a copy of a length that the compiler knows
+        memcpy(buffer, exit, sizeof(*exit));
+        return;
+    }
     if (size > sizeof(*exit)) {
         memset((char *)buffer + sizeof(*exit), 0, size - sizeof(*exit));
         size = sizeof(*exit);
@@ -67,20 +71,20 @@ HRESULT WINAPI WHvRunVirtualProcessor(WHV_PARTITION_HANDLE Partition, UINT32 VpI
 {
     WHV_RUN_VP_EXIT_CONTEXT exit;
     struct api_call call;
+    struct vp *vp;
     HRESULT hr;
 
     if (!ExitContext)
         return E_POINTER;
     if (ExitContextSizeInBytes < sizeof(exit.ExitReason))
         return WHV_E_INSUFFICIENT_BUFFER;
-    hr = api_enter_vp(&call, Partition, VpIndex, IN_SET_UP);
+    hr = api_enter_unlocked(&call, Partition, IN_SET_UP);
     if (FAILED(hr))
         return hr;
-    hr = partition_vp_claim(call.vp);
+    hr = partition_vp_claim(call.partition, VpIndex, &vp);
     if (SUCCEEDED(hr)) {
-        memset(&exit, 0, sizeof(exit));
-        hr = call.partition->engine->vp_run(call.vp, &exit);
-        partition_vp_release(call.vp);
+        hr = call.partition->engine->vp_run(vp, &exit);
+        partition_vp_release(vp);
         if (SUCCEEDED(hr))
             write_exit(&exit, ExitContext, ExitContextSizeInBytes);
     }

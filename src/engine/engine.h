@@ -85,7 +85,8 @@ struct engine {
     CHECKED HRESULT (*vp_create)(struct vp *vp);
     void (*vp_destroy)(struct vp *vp);
 
-    // Run until an exit. One thread at a time per processor (the caller sees to it); no lock held.
+    // Run until an exit; success fills in all of `exit`. One thread at a time per processor (the caller sees to it); no
+    // lock held.
     CHECKED HRESULT (*vp_run)(struct vp *vp, WHV_RUN_VP_EXIT_CONTEXT *exit);
     // Make the current run, or else the next one, return Canceled. Latched once. Any thread.
     void (*vp_cancel)(struct vp *vp);

@@ -8,7 +8,7 @@
 #include <ucontext.h>
 
 // The one piece of per-thread state: a signal handler has nowhere else to look.
-static _Thread_local struct os_guard *current_guard;
+static _Thread_local __attribute__((tls_model("initial-exec"))) struct os_guard *current_guard;
 
 static struct sigaction previous_segv, previous_bus;
 

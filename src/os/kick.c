@@ -7,7 +7,7 @@
 #include <sys/syscall.h>
 
 static bool installed_fork;
-static _Thread_local int self;      // asking the kernel each time costs more than the rest
+static _Thread_local __attribute__((tls_model("initial-exec"))) int self;      // asking the kernel each time costs more than the rest
 
 static void nothing(int number)
 {

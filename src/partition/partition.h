@@ -34,13 +34,14 @@ enum partition_state {
     PARTITION_DELETED,
 };
 
-// Set in vp->references while the processor exists; below it, the number of calls that are using it.
+// In vp->references: set while the processor exists; set while a call has claimed it; below them, the number of calls
+// that are using it.
 #define VP_LIVE 0x40000000
+#define VP_CLAIMED 0x20000000
 
 struct vp {
     struct partition *partition;
     uint32_t index;
-    atomic_int running;         // 1 while a thread is inside vp_run, or keeps it from being entered
     atomic_int references;
     void *engine_data;
 };
@@ -114,9 +115,9 @@ CHECKED HRESULT partition_vp_delete_locked(struct partition *p, UINT32 index);
 struct vp *partition_vp_pin(struct partition *p, UINT32 index);
 void partition_vp_unpin(struct vp *vp);
 
-// Keep a pinned processor from running, or claim it for a run. WHV_E_INVALID_VP_STATE when a thread has it,
-// WHV_E_VP_DOES_NOT_EXIST when it is being deleted. Undone by vp_release.
-CHECKED HRESULT partition_vp_claim(struct vp *vp);
+// Pin a processor and have it alone: to run it, or to keep it from running. WHV_E_VP_DOES_NOT_EXIST, or
+// WHV_E_INVALID_VP_STATE when another call has it. No lock needed. Undone by vp_release.
+CHECKED HRESULT partition_vp_claim(struct partition *p, UINT32 index, struct vp **vp);
 void partition_vp_release(struct vp *vp);
 
 // CPUID as the guest sees it: the engine's answer with CpuidResultList and CpuidResultList2 laid over it. Any

@@ -60,31 +60,48 @@ struct vp *partition_vp_pin(struct partition *p, UINT32 index)
     return vp;
 }
 
-void partition_vp_unpin(struct vp *vp)
+static void let_go(struct vp *vp, int references)
 {
     struct partition *p = vp->partition;
 
-    if (atomic_fetch_sub(&vp->references, 1) != 1)
+    if (atomic_fetch_sub(&vp->references, references) != references)
         return;
     pthread_mutex_lock(&p->lock);
     pthread_cond_broadcast(&p->vp_unused);
     pthread_mutex_unlock(&p->lock);
 }
 
-HRESULT partition_vp_claim(struct vp *vp)
+void partition_vp_unpin(struct vp *vp)
 {
-    if (atomic_exchange(&vp->running, 1))
-        return WHV_E_INVALID_VP_STATE;
-    if (!(vp->references & VP_LIVE) || vp->partition->state == PARTITION_DELETED) {
-        vp->running = 0;
+    let_go(vp, 1);
+}
+
+HRESULT partition_vp_claim(struct partition *p, UINT32 index, struct vp **claimed)
+{
+    struct vp *vp = index < PARTITION_MAX_PROCESSORS ? p->vp_memory[index] : NULL;
+    int seen;
+
+    if (!vp)
+        return WHV_E_VP_DOES_NOT_EXIST;
+    seen = vp->references;
+    do {
+        if (!(seen & VP_LIVE))
+            return WHV_E_VP_DOES_NOT_EXIST;
+        if (seen & VP_CLAIMED)
+            return WHV_E_INVALID_VP_STATE;
+    } while (!atomic_compare_exchange_weak(&vp->references, &seen, (seen | VP_CLAIMED) + 1));
+    // Who deletes the partition sets its state first and cancels then.
+    if (p->state == PARTITION_DELETED) {
+        partition_vp_release(vp);
         return WHV_E_VP_DOES_NOT_EXIST;
     }
+    *claimed = vp;
     return S_OK;
 }
 
 void partition_vp_release(struct vp *vp)
 {
-    atomic_store_explicit(&vp->running, 0, memory_order_release);
+    let_go(vp, VP_CLAIMED + 1);
 }
 
 static void lay_over(UINT32 *value, UINT32 output, UINT32 mask)

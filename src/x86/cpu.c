@@ -92,7 +92,7 @@ static void tlb_set_clear(struct x86_tlb_entry *set, struct x86_tlb_log *log, bo
 
 void x86_flush_tlb(struct x86_cpu *cpu, bool global)
 {
-    for (unsigned set = 0; set < X86_TLB_SETS; set++) {
+    for (unsigned set = 0; cpu->tlb_filled >> set; set++) {
         if (!(cpu->tlb_filled >> set & 1))
             continue;
         tlb_set_clear(cpu->tlbs[set], &cpu->tlb_log[set], false);

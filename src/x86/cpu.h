@@ -273,6 +273,7 @@ struct x86_page {
     bool write, execute, read;
     bool device;            // the platform's own device: use device_read and device_write
     bool watched;           // the platform is told of writes (x86_bus.written)
+    uint64_t first, size;   // the stretch that it is part of, one piece in the host too; size 0: nothing is said of it
 };
 
 // The platform behind the processor. All calls come from the thread that runs the processor.

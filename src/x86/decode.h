@@ -49,6 +49,7 @@ uint8_t x86_emit_gpr(ZydisRegister reg);
 // Index 0-15 of an XMM/YMM register, 0-7 of an MMX/x87/segment/control/debug register in encoding order.
 uint8_t x86_emit_index(ZydisRegister reg);
 
+static inline bool x86_is_segment(ZydisRegister reg) { return reg >= ZYDIS_REGISTER_ES && reg <= ZYDIS_REGISTER_GS; }
 static inline bool x86_is_memory(const ZydisDecodedOperand *operand) { return operand->type == ZYDIS_OPERAND_TYPE_MEMORY; }
 static inline bool x86_is_register(const ZydisDecodedOperand *operand) { return operand->type == ZYDIS_OPERAND_TYPE_REGISTER; }
 static inline bool x86_is_immediate(const ZydisDecodedOperand *operand) { return operand->type == ZYDIS_OPERAND_TYPE_IMMEDIATE; }

@@ -1,35 +1,39 @@
 // Guest memory as a processor's bus has it.
 #include "engine/common/processor.h"
 
-static const struct gpa_range *range_of(struct processor *p, uint64_t gpa)
+// Find the range that holds `gpa`, or the hole, and keep it in place of the older one.
+static __attribute__((noinline)) void look_up(struct processor *p, uint64_t gpa)
 {
-    for (unsigned n = 0; n < 2; n++)
-        if (gpa - p->ranges[n].gpa < p->ranges[n].size)
-            return &p->ranges[n];
-    struct gpa_range *slot = &p->ranges[p->range_next];
-    struct gpa_range found;
-    if (!gpa_map_find(&p->vp->partition->map, gpa, &found))
-        return NULL;
-    *slot = found;
-    p->range_next ^= 1;
-    return slot;
+    struct gpa_range next = { .gpa = UINT64_MAX, .size = 0 };
+    bool found = gpa_map_next(&p->vp->partition->map, gpa, &next) && next.gpa <= gpa;
+    struct x86_page *range = &p->ranges[p->range_next ^= 1];
+    if (!found) {
+        *range = (struct x86_page){ .first = gpa, .size = next.gpa - gpa };
+        return;
+    }
+    *range = (struct x86_page){
+        .host = next.host, .first = next.gpa, .size = next.size,
+        .read = next.flags & WHvMapGpaRangeFlagRead,
+        .write = next.flags & WHvMapGpaRangeFlagWrite,
+        .execute = next.flags & WHvMapGpaRangeFlagExecute,
+        .watched = next.flags & WHvMapGpaRangeFlagTrackDirtyPages,
+    };
 }
 
 void processor_page(struct processor *p, uint64_t gpa, struct x86_page *page)
 {
     p->tlb_used = true;
-    const struct gpa_range *range = range_of(p, gpa);
-    if (!range) {
-        *page = (struct x86_page){ 0 };
-        return;
+    for (;;) {
+        for (unsigned n = 0; n < 2; n++) {
+            uint64_t offset = gpa - p->ranges[n].first;
+            if (offset >= p->ranges[n].size)
+                continue;
+            *page = p->ranges[n];
+            page->host += page->host ? offset : 0;
+            return;
+        }
+        look_up(p, gpa);
     }
-    *page = (struct x86_page){
-        .host = range->host + (gpa - range->gpa),
-        .read = range->flags & WHvMapGpaRangeFlagRead,
-        .write = range->flags & WHvMapGpaRangeFlagWrite,
-        .execute = range->flags & WHvMapGpaRangeFlagExecute,
-        .watched = range->flags & WHvMapGpaRangeFlagTrackDirtyPages,
-    };
 }
 
 void processor_written(struct processor *p, uint64_t gpa)

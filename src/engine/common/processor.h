@@ -34,7 +34,8 @@ struct processor {
     // them.
     uint8_t code[16], code_count;
 
-    struct gpa_range ranges[2];         // the last ranges of guest memory looked up; size 0: none
+    // The last ranges of guest memory, and holes between them, that were looked up, with their first pages; size 0: none.
+    struct x86_page ranges[2];
     unsigned range_next;
 };
 

@@ -533,6 +533,10 @@ static const struct register_row *row_in(const struct register_table *table, uin
 
 static const struct register_row *row_of(const struct register_table *own, uint32_t name)
 {
+    // Those that clients set after every exit stand first.
+    for (const struct register_row *row = common_rows; row < common_rows + 3; row++)
+        if (name - row->first < row->count)
+            return row;
     const struct register_row *row = row_in(&common, name);
     return row ? row : row_in(own, name);
 }

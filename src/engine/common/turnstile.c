@@ -55,34 +55,39 @@ void turnstile_leave(struct turnstile *t)
     pthread_mutex_unlock(&t->lock);
 }
 
-void turnstile_come_back(struct turnstile *t)
+static void next_turn(struct turnstile *t)
 {
-    atomic_store(&t->busy, true);
-    pthread_mutex_lock(&t->lock);
-}
-
-static void call_in(struct turnstile *t)
-{
-    pthread_cond_broadcast(&t->admit);
-    if (!turnstile_wanted(t))
-        return;
     atomic_fetch_add(&t->turn, 1);
     os_wake(&t->turn);
+}
+
+// Between `busy` here and the looks at `asked` lies a locked instruction, the mutex's own, over which an x86
+// processor moves neither (SDM vol. 3A 8.2.2): visitors, who ask and then look at `busy`, are told of it, or are
+// found to have asked.
+void turnstile_come_back(struct turnstile *t)
+{
+    atomic_store_explicit(&t->busy, true, memory_order_release);
+    pthread_mutex_lock(&t->lock);
 }
 
 // No guest code runs from here on: whoever has asked may come in.
 void turnstile_stand_aside(struct turnstile *t)
 {
-    atomic_store(&t->busy, false);
-    call_in(t);
+    atomic_store_explicit(&t->busy, false, memory_order_release);
+    if (turnstile_wanted(t))
+        pthread_cond_broadcast(&t->admit);
+    uint32_t done = t->done;
     pthread_mutex_unlock(&t->lock);
+    if (atomic_load(&t->asked) != done)
+        next_turn(t);
 }
 
 // Let those in who have asked by now.
 void turnstile_give_way(struct turnstile *t)
 {
     t->admitted = atomic_load(&t->asked);
-    call_in(t);
+    pthread_cond_broadcast(&t->admit);
+    next_turn(t);
     while (t->done != t->admitted)
         pthread_cond_wait(&t->left, &t->lock);
 }

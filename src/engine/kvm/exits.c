@@ -56,13 +56,36 @@ static enum step memory_as_told(struct kvm_vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exi
     return exit_from_view(v, exit);
 }
 
+// The exit that running the instruction on the view would end in, where the report leaves no doubt of it: there
+// is but this access, and no check of alignment or breakpoints comes before it. Not if there is memory by now.
+static bool memory_at_once(struct kvm_vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    struct x86_cpu *cpu = &v->p.cpu;
+    const struct kvm_run *run = v->run;
+    const struct kvm_undo *undo = &v->half.undo;
+    if (!undo->whole || cpu->tlb == cpu->tlbs[X86_TLB_CHECKED])
+        return false;
+    struct x86_page page = undo_page(cpu, run->mmio.phys_addr);
+    if (page.host && (run->mmio.is_write ? page.write : page.read))
+        return false;
+    cpu->exit = (struct x86_exit){
+        .kind = X86_EXIT_MEMORY,
+        .memory = { .gpa = run->mmio.phys_addr, .gva = undo->linear, .gva_valid = true,
+                    .access = run->mmio.is_write ? X86_WRITE : X86_READ, .unmapped = !page.host },
+    };
+    exit_from_cpu(&v->p, exit, kvm_state_cr8(v));
+    return true;
+}
+
 static HRESULT memory(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     HRESULT hr = kvm_half_access(v);
     if (FAILED(hr))
         return hr;
     *step = STEP_RUN;
-    if (v->half.undo.length)
+    if (memory_at_once(v, exit))
+        *step = STEP_EXIT;
+    else if (v->half.undo.length)
         hr = kvm_step(v, step, exit);
     if (SUCCEEDED(hr) && *step == STEP_RUN)
         *step = memory_as_told(v, exit);

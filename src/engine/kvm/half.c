@@ -140,7 +140,8 @@ HRESULT kvm_half_access(struct kvm_vcpu *v)
             return hr;
         found = kvm_undo_exit(&v->p.cpu, v->run, true, &ambiguous, undo);
     }
-    kvm_undo_keep(&v->before, &v->p.cpu);
+    if (undo->pending != KVM_PENDING_NOTHING)
+        kvm_undo_keep(&v->before, &v->p.cpu);
     memcpy(v->p.code, undo->bytes, sizeof undo->bytes);
     v->p.code_count = found ? undo->byte_count : 0;
     if (found && (v->p.cpu.rip != v->run->s.regs.regs.rip || undo->rep))

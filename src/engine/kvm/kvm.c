@@ -13,6 +13,7 @@
 #include "engine/kvm/vcpu.h"
 #include "os/guard.h"
 #include "os/kick.h"
+#include "os/wait.h"
 
 // ---- Partition ---------------------------------------------------------------------------------------------------
 
@@ -46,16 +47,6 @@ static HRESULT create_vm(struct kvm_partition *kvm)
     kvm->vm = kvm_ioctl_value(device, KVM_CREATE_VM, 0);
     close(device);
     return kvm->vm < 0 ? kvm_hresult(kvm->vm) : S_OK;
-}
-
-// Processors that never stop reaching for memory do not keep the map from changing.
-static void init_gate(pthread_rwlock_t *gate)
-{
-    pthread_rwlockattr_t attributes;
-    pthread_rwlockattr_init(&attributes);
-    pthread_rwlockattr_setkind_np(&attributes, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
-    pthread_rwlock_init(gate, &attributes);
-    pthread_rwlockattr_destroy(&attributes);
 }
 
 // KVM has a hypercall interface of its own and, as a quirk, writes the host processor's VMCALL or VMMCALL
@@ -111,7 +102,6 @@ static HRESULT kvm_setup(struct partition *p)
         return hr;
     }
     kvm_slots_init(&kvm->slots, kvm->vm, kvm_host()->slots);
-    init_gate(&kvm->memory_gate);
     pthread_rwlock_init(&kvm->vcpus_lock, NULL);
     copy_exits(kvm);
     p->engine_data = kvm;
@@ -125,7 +115,6 @@ static void kvm_teardown(struct partition *p)
         kvm_apic_destroy(&kvm->interrupts);
     kvm_slots_destroy(&kvm->slots);
     pthread_rwlock_destroy(&kvm->vcpus_lock);
-    pthread_rwlock_destroy(&kvm->memory_gate);
     release(kvm);
     p->engine_data = NULL;
 }
@@ -158,15 +147,34 @@ static HRESULT kvm_properties_changed(struct partition *p)
     return hr;
 }
 
+#define LOOKS_AT_VIEW 100u
+#define LOOK_AGAIN_NS 50000u
+
+// Wait until no view is used on guest memory any more that was before this call. partition->lock is held, so no
+// processor comes or goes.
+static void pass_views(struct kvm_partition *kvm)
+{
+    atomic_thread_fence(memory_order_seq_cst);
+    for (unsigned n = 0; n < PARTITION_MAX_PROCESSORS; n++) {
+        struct kvm_vcpu *v = kvm->vcpus[n];
+        uint32_t seen = v ? atomic_load(&v->viewing) : 0;
+        for (unsigned look = 0; (seen & 1) && atomic_load(&v->viewing) == seen; look++) {
+            if (look < LOOKS_AT_VIEW)
+                __builtin_ia32_pause();
+            else
+                os_wait(&v->viewing, seen, LOOK_AGAIN_NS);      // nobody wakes: a view is soon left
+        }
+    }
+}
+
 static HRESULT kvm_map_changed(struct partition *p, gpa_t gpa, uint64_t size)
 {
     struct kvm_partition *kvm = p->engine_data;
     struct kvm_quiesce quiesce = { .stop = stop_all, .go = go_all, .context = kvm };
     HRESULT hr = kvm_slots_update(&kvm->slots, &p->map, gpa, size, &quiesce);
     // Whoever uses the view on guest memory has looked the old map up: wait until that is over.
-    pthread_rwlock_wrlock(&kvm->memory_gate);
-    kvm->map_version++;
-    pthread_rwlock_unlock(&kvm->memory_gate);
+    atomic_fetch_add(&kvm->map_version, 1);
+    pass_views(kvm);
     return hr;
 }
 
@@ -174,11 +182,10 @@ static HRESULT kvm_collect_dirty(struct partition *p, gpa_t gpa, uint64_t size, 
 {
     struct kvm_partition *kvm = p->engine_data;
     // The view's writes first. Each use of the view starts without translations and so marks what it writes
-    // again; one that is under way has marked its page by now, or will: what it wrote is in memory when the
-    // gate has been passed.
+    // again; one that is under way has marked its page by now, or will: what it wrote is in memory when it has
+    // passed.
     dirty_take(&p->dirty, gpa, size, bitmap);
-    pthread_rwlock_wrlock(&kvm->memory_gate);
-    pthread_rwlock_unlock(&kvm->memory_gate);
+    pass_views(kvm);
     return kvm_slots_dirty(&kvm->slots, gpa, size, bitmap);
 }
 
@@ -214,10 +221,10 @@ static HRESULT kvm_translate_gva(struct vp *vp, gva_t gva, WHV_TRANSLATE_GVA_FLA
 {
     struct kvm_vcpu *v = vp->engine_data;
     kvm_vcpu_stop(v);
-    pthread_rwlock_rdlock(&v->kvm->memory_gate);
+    kvm_view_enter(v);
     processor_forget_memory(&v->p);
     processor_translate(&v->p, gva, flags, result, gpa);
-    pthread_rwlock_unlock(&v->kvm->memory_gate);
+    kvm_view_leave(v);
     kvm_vcpu_go(v);
     return S_OK;
 }

@@ -323,7 +323,7 @@ groups[] = {
 HRESULT kvm_state_fetch(struct kvm_vcpu *v, uint32_t wanted)
 {
     wanted &= ~v->fresh;
-    for (unsigned n = 0; n < sizeof groups / sizeof groups[0]; n++) {
+    for (unsigned n = 0; wanted && n < sizeof groups / sizeof groups[0]; n++) {
         if (!(wanted & groups[n].group))
             continue;
         HRESULT hr = groups[n].fetch(v);
@@ -398,9 +398,14 @@ int kvm_state_hand_over(struct kvm_vcpu *v)
 
 void kvm_state_after_run(struct kvm_vcpu *v)
 {
-    v->apic_base = v->run->s.regs.sregs.apic_base;
+    const struct kvm_sregs *s = &v->run->s.regs.sregs;
+    v->apic_base = s->apic_base;
     load_general(v);
-    load_system(v);
+    if (v->seen_stale || memcmp(&v->seen, s, sizeof v->seen)) {
+        load_system(v);
+        v->seen = *s;
+        v->seen_stale = false;
+    }
     load_events(v);
     v->fresh = KVM_GROUPS_SYNCED;
     v->changed &= ~(uint32_t)KVM_GROUPS_SYNCED;

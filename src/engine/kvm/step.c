@@ -95,15 +95,27 @@ const struct x86_bus kvm_bus = {
 
 // ---- Reaching guest memory ---------------------------------------------------------------------------------------
 
+void kvm_view_enter(struct kvm_vcpu *v)
+{
+    // Sequentially consistent: who has changed the map either finds the view in use, or is found here to have done it.
+    atomic_store(&v->viewing, atomic_load_explicit(&v->viewing, memory_order_relaxed) + 1);
+    uint64_t version = atomic_load(&v->kvm->map_version);
+    if (v->map_version != version) {
+        v->map_version = version;
+        v->p.ranges[0].size = v->p.ranges[1].size = 0;
+    }
+}
+
+void kvm_view_leave(struct kvm_vcpu *v)
+{
+    atomic_store_explicit(&v->viewing, atomic_load_explicit(&v->viewing, memory_order_relaxed) + 1, memory_order_release);
+}
+
 HRESULT kvm_view_do(struct kvm_vcpu *v, kvm_view_work work, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     struct os_guard guard;
     volatile HRESULT hr = S_OK;         // the guard's jump must find it
-    pthread_rwlock_rdlock(&v->kvm->memory_gate);
-    if (v->map_version != v->kvm->map_version) {
-        v->map_version = v->kvm->map_version;
-        v->p.ranges[0].size = v->p.ranges[1].size = 0;
-    }
+    kvm_view_enter(v);
     v->p.code_count = 0;
     if (OS_GUARD_ENTER(&guard) == 0) {
         x86_settle_state(&v->p.cpu);
@@ -115,7 +127,7 @@ HRESULT kvm_view_do(struct kvm_vcpu *v, kvm_view_work work, enum step *step, WHV
         os_guard_unexplained(&guard);
     }
     os_guard_leave(&guard);
-    pthread_rwlock_unlock(&v->kvm->memory_gate);
+    kvm_view_leave(v);
     return hr;
 }
 

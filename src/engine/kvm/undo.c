@@ -28,16 +28,14 @@ static void take_instruction(struct kvm_undo *undo, const struct undo_insn *insn
 static bool undo_read(struct x86_cpu *cpu, const struct kvm_run *run, struct kvm_undo *undo)
 {
     struct undo_code code;
-    struct undo_insn insn;
     undo->pending = KVM_PENDING_INPUT;
     undo_fetch(cpu, cpu->rip, 0, &code);
     take_bytes(undo, &code, 0);
-    if (!undo_decode_again(&undo->decoded, cpu, undo_back(&code, 0), code.after, cpu->rip, &insn))
+    const struct undo_insn *insn = undo_decode_again(&undo->decoded, cpu, undo_back(&code, 0), code.after, cpu->rip);
+    if (!insn || (undo->port && !undo_input_fits(cpu, run, insn)))
         return false;
-    if (undo->port && !undo_input_fits(cpu, run, &insn))
-        return false;
-    take_instruction(undo, &insn);
-    undo_read_effects(cpu, run, &insn, undo);
+    take_instruction(undo, insn);
+    undo_read_effects(cpu, run, insn, undo);
     return true;
 }
 
@@ -71,27 +69,30 @@ static unsigned most_travelled(const struct x86_cpu *cpu, const struct undo_code
     return votes[best] ? best : 0;
 }
 
-// Whether the `n` bytes before the code's place are one instruction, and it fits. `last`: likely to be
-// decoded again.
-static bool fits_back(struct x86_cpu *cpu, const struct undo_report *report, const struct undo_code *code,
-                      unsigned n, bool call, struct undo_decoded *last, struct undo_fit *fit)
-{
-    uint64_t rip = x86_cut_rip(cpu, code->rip - n);
-    const uint8_t *bytes = undo_back(code, n);
-    fit->finished = true;
-    bool decoded = last ? undo_decode_again(last, cpu, bytes, n, rip, &fit->insn)
-                        : undo_decode(cpu, bytes, n, rip, &fit->insn);
-    return decoded && fit->insn.z.length == n
-        && (call ? undo_fits_call(cpu, report, fit) : undo_fits(cpu, report, fit));
-}
-
 // What of a search stays the same.
 struct search {
     struct x86_cpu *cpu;
     struct undo_report report;
     struct kvm_undo *undo;
-    struct undo_code code;      // around the instruction's end, or around RIP where that is still on it
+    struct undo_code code;      // around the last end that was looked at
+    struct undo_insn insn[2];   // the best so far of those that end there, and the next one to look at
+    struct undo_insn here;      // at RIP
 };
+
+// Whether the `n` bytes before the code's place are one instruction, and it fits. `insn` takes it; NULL: it is one
+// that is likely to be asked for again, and remembered.
+static bool fits_back(struct search *s, unsigned n, bool call, struct undo_insn *insn, struct undo_fit *fit)
+{
+    uint64_t rip = x86_cut_rip(s->cpu, s->code.rip - n);
+    const uint8_t *bytes = undo_back(&s->code, n);
+    fit->finished = true;
+    if (!insn)
+        fit->insn = undo_decode_again(&s->undo->decoded, s->cpu, bytes, n, rip);
+    else
+        fit->insn = undo_decode(s->cpu, bytes, n, rip, insn) ? insn : NULL;
+    return fit->insn && fit->insn->z.length == n
+        && (call ? undo_fits_call(s->cpu, &s->report, fit) : undo_fits(s->cpu, &s->report, fit));
+}
 
 static uint8_t *seen_length(struct kvm_undo *undo, uint64_t end, bool make)
 {
@@ -107,9 +108,9 @@ static uint8_t *seen_length(struct kvm_undo *undo, uint64_t end, bool make)
 static bool search_before(struct search *s, bool call, struct undo_fit *found)
 {
     struct undo_fit fit;
-    unsigned lengths = 0, repeated = 0, kept = 0;
+    unsigned lengths = 0, repeated = 0, kept = 0, spare = 0;
     for (unsigned n = 1; n <= ZYDIS_MAX_INSTRUCTION_LENGTH && n <= s->code.before; n++) {
-        if (!fits_back(s->cpu, &s->report, &s->code, n, call, NULL, &fit))
+        if (!fits_back(s, n, call, &s->insn[spare], &fit))
             continue;
         if (kept && found->proven && !fit.proven)
             continue;
@@ -117,9 +118,10 @@ static bool search_before(struct search *s, bool call, struct undo_fit *found)
             lengths = repeated = 0;
             kept = n;
             *found = fit;
+            spare ^= 1;
         }
         lengths |= 1u << n;
-        repeated |= fit.insn.rep ? 1u << n : 0;
+        repeated |= fit.insn->rep ? 1u << n : 0;
     }
     if (!(lengths & (lengths - 1)))
         return lengths != 0;
@@ -131,18 +133,22 @@ static bool search_before(struct search *s, bool call, struct undo_fit *found)
         chosen = 31u - (unsigned)__builtin_clz(lengths);
     else if (!chosen)
         chosen = (unsigned)__builtin_ctz(repeated ? repeated : lengths);
-    return chosen == kept || fits_back(s->cpu, &s->report, &s->code, chosen, call, NULL, found);
+    return chosen == kept || fits_back(s, chosen, call, &s->insn[spare], found);
 }
 
-static bool find_before(struct search *s, bool call, struct undo_fit *found)
+// An instruction that ends at `end`.
+static bool find_before(struct search *s, uint64_t end, bool call, struct undo_fit *found)
 {
-    uint8_t *length = seen_length(s->undo, s->code.rip, false);
-    if (length && *length && *length <= s->code.before
-        && fits_back(s->cpu, &s->report, &s->code, *length, call, &s->undo->decoded, found) && found->proven)
-        return true;
+    const uint8_t *length = seen_length(s->undo, end, false);
+    if (length && *length) {
+        undo_fetch(s->cpu, end, *length, &s->code);
+        if (s->code.before == *length && fits_back(s, *length, call, NULL, found) && found->proven)
+            return true;
+    }
+    undo_fetch(s->cpu, end, ZYDIS_MAX_INSTRUCTION_LENGTH, &s->code);
     if (!search_before(s, call, found))
         return false;
-    *seen_length(s->undo, s->code.rip, true) = found->insn.z.length;
+    *seen_length(s->undo, end, true) = found->insn->z.length;
     return true;
 }
 
@@ -175,8 +181,7 @@ static bool find_call(struct search *s, struct undo_fit *found)
     for (unsigned size = 2; size <= 8 && !s->report.port; size *= 2) {
         if (!pushed_value(s->cpu, &s->report, size, &end))
             continue;
-        undo_fetch(s->cpu, end, ZYDIS_MAX_INSTRUCTION_LENGTH, &s->code);
-        if (find_before(s, true, found))
+        if (find_before(s, end, true, found))
             return true;
     }
     return false;
@@ -185,17 +190,18 @@ static bool find_call(struct search *s, struct undo_fit *found)
 static bool find_here(struct search *s, struct undo_fit *here)
 {
     here->finished = false;
+    here->insn = &s->here;
     return undo_may_stay(s->cpu, undo_back(&s->code, 0), s->code.after)
-        && undo_decode(s->cpu, undo_back(&s->code, 0), s->code.after, s->cpu->rip, &here->insn)
-        && (here->insn.rep || here->insn.z.mnemonic == ZYDIS_MNEMONIC_OUT)
+        && undo_decode(s->cpu, undo_back(&s->code, 0), s->code.after, s->cpu->rip, &s->here)
+        && (here->insn->rep || here->insn->z.mnemonic == ZYDIS_MNEMONIC_OUT)
         && undo_fits(s->cpu, &s->report, here);
 }
 
 static bool find_write(struct search *s, bool completed, bool *ambiguous, struct undo_fit *found)
 {
     struct undo_fit here;
-    bool before = find_before(s, false, found), at = find_here(s, &here);
-    bool skip = at && !here.insn.string;
+    bool before = find_before(s, s->cpu->rip, false, found), at = find_here(s, &here);
+    bool skip = at && !here.insn->string;
     if (skip && completed)
         at = false;
     else if (skip && before)
@@ -210,12 +216,14 @@ static bool find_write(struct search *s, bool completed, bool *ambiguous, struct
 static bool undo_write(struct x86_cpu *cpu, const struct undo_report *report, bool completed, bool *ambiguous,
                        struct kvm_undo *undo)
 {
-    struct search search = { .cpu = cpu, .report = *report, .undo = undo };
+    struct search search;       // its code is filled in by each look
+    search.cpu = cpu;
+    search.report = *report;
+    search.undo = undo;
     struct undo_fit found;
     bool ok = false;
     for (unsigned pass = 0; pass < 2 && !ok && !*ambiguous; pass++) {
         search.report.exact = pass == 0;
-        undo_fetch(cpu, cpu->rip, ZYDIS_MAX_INSTRUCTION_LENGTH, &search.code);
         ok = find_write(&search, completed, ambiguous, &found);
     }
     if (!ok) {
@@ -228,13 +236,15 @@ static bool undo_write(struct x86_cpu *cpu, const struct undo_report *report, bo
         return false;
     }
     undo->pending = found.more ? KVM_PENDING_MORE : KVM_PENDING_NOTHING;
-    if (report->port && !found.finished && !found.insn.string)
+    if (report->port && !found.finished && !found.insn->string)
         undo->pending = KVM_PENDING_SKIP;
-    take_instruction(undo, &found.insn);
-    take_bytes(undo, &search.code, found.finished ? found.insn.z.length : 0);
+    undo->whole = found.whole;
+    undo->linear = found.linear;
+    take_instruction(undo, found.insn);
+    take_bytes(undo, &search.code, found.finished ? found.insn->z.length : 0);
     memcpy(cpu->slot, found.gpr, sizeof found.gpr);
-    cpu->rip = found.insn.rip;
-    if (undo_uses_carry(found.insn.z.mnemonic))
+    cpu->rip = found.insn->rip;
+    if (undo_uses_carry(found.insn->z.mnemonic))
         cpu->oszapc = (uint16_t)((cpu->oszapc & ~X86_HOST_CF) | (found.carry ? X86_HOST_CF : 0));
     if (undo->pending != KVM_PENDING_SKIP)
         cpu->rflags &= ~(uint64_t)X86_RF;
@@ -297,9 +307,9 @@ bool kvm_undo_feed(const struct kvm_undo *undo, const struct kvm_undo_registers 
         || (wanted->rflags & (X86_TF | X86_RF)) || wanted->interrupt_shadow)
         return false;
     unsigned target = undo->target / 8;
-    for (unsigned n = 0; n < UNDO_GPRS; n++)
-        if (n != target && wanted->slot[n] != before->slot[n])
-            return false;
+    if (memcmp(wanted->slot, before->slot, target * sizeof *wanted->slot)
+        || memcmp(wanted->slot + target + 1, before->slot + target + 1, (UNDO_GPRS - 1 - target) * sizeof *wanted->slot))
+        return false;
     uint64_t value = wanted->slot[target] >> undo->target % 8 * 8;
     if (wanted->slot[target] != loaded(undo, before->slot[target], value))
         return false;

@@ -66,6 +66,10 @@ struct kvm_undo {
     struct { uint64_t linear; uint32_t size; } writes[KVM_UNDO_WRITES];     // memory, by linear address
     uint8_t write_count;
     uint64_t count_mask;        // REP: the bits of RCX that count; else 0
+    // The access is the only one to memory that the instruction makes, and all of it was reported: `linear` is
+    // where.
+    bool whole;
+    uint64_t linear;
     // Kept from exit to exit, and zero before the first: how long instructions were that ended at a RIP.
     // Guests exit from the same few places, and a guess that fits saves the search.
     struct { uint64_t end; uint8_t length; } seen[KVM_UNDO_SEEN];

@@ -88,7 +88,7 @@ static bool value_from_operand(struct x86_cpu *cpu, const struct undo_report *re
     if (operand->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
         value_set(value, operand->imm.value.u, 8);
     } else if (undo_is_memory(operand)) {
-        return undo_operand_linear(cpu, &fit->insn, operand, fit->gpr, &linear)
+        return undo_operand_linear(cpu, fit->insn, operand, fit->gpr, &linear)
             && value_from_memory(cpu, report, linear, operand->size / 8, value);
     } else if (operand->type == ZYDIS_OPERAND_TYPE_REGISTER) {
         ZydisRegister reg = operand->reg.value;
@@ -113,7 +113,7 @@ static bool value_from_operand(struct x86_cpu *cpu, const struct undo_report *re
 
 static bool out_fits(const struct undo_report *report, const struct undo_fit *fit)
 {
-    const ZydisDecodedOperand *port = &fit->insn.operand[0], *source = &fit->insn.operand[1];
+    const ZydisDecodedOperand *port = &fit->insn->operand[0], *source = &fit->insn->operand[1];
     uint64_t number = port->type == ZYDIS_OPERAND_TYPE_IMMEDIATE ? port->imm.value.u & 0xff
                                                                  : fit->gpr[X86_RDX] & 0xffff;
     return number == report->address && source->size / 8 == report->size && report->count == 1
@@ -126,9 +126,9 @@ static bool out_fits(const struct undo_report *report, const struct undo_fit *fi
 static bool string_undo(const struct x86_cpu *cpu, struct undo_fit *fit, unsigned registers, unsigned size,
                         uint64_t count)
 {
-    uint64_t mask = fit->insn.address_mask;
+    uint64_t mask = fit->insn->address_mask;
     uint64_t back = cpu->rflags & X86_DF ? size * count : -(size * count);
-    if (fit->insn.rep) {
+    if (fit->insn->rep) {
         if (fit->finished && (fit->gpr[X86_RCX] & mask))
             return false;
         fit->gpr[X86_RCX] = undo_add(fit->gpr[X86_RCX], mask, count);
@@ -153,7 +153,7 @@ static const ZydisDecodedOperand *string_operand(const struct undo_insn *insn, u
 
 static bool outs_fits(struct x86_cpu *cpu, const struct undo_report *report, struct undo_fit *fit)
 {
-    const ZydisDecodedOperand *source = string_operand(&fit->insn, X86_RSI);
+    const ZydisDecodedOperand *source = string_operand(fit->insn, X86_RSI);
     uint64_t linear;
     if (!source || source->size / 8 != report->size || (fit->gpr[X86_RDX] & 0xffff) != report->address)
         return false;
@@ -163,19 +163,19 @@ static bool outs_fits(struct x86_cpu *cpu, const struct undo_report *report, str
     struct undo_fit at = *fit;
     for (unsigned n = 0; report->exact && n < report->count; n++) {
         uint8_t element[8];
-        if (!undo_operand_linear(cpu, &at.insn, source, at.gpr, &linear))
+        if (!undo_operand_linear(cpu, at.insn, source, at.gpr, &linear))
             return false;
         if (undo_read_memory(cpu, linear, element, report->size)
             && memcmp(element, report->data + (size_t)n * report->size, report->size))
             return false;
-        at.gpr[X86_RSI] = undo_add(at.gpr[X86_RSI], at.insn.address_mask, step);
+        at.gpr[X86_RSI] = undo_add(at.gpr[X86_RSI], at.insn->address_mask, step);
     }
     return true;
 }
 
 static bool port_fits(struct x86_cpu *cpu, const struct undo_report *report, struct undo_fit *fit)
 {
-    switch (fit->insn.z.mnemonic) {
+    switch (fit->insn->z.mnemonic) {
     case ZYDIS_MNEMONIC_OUT:
         return out_fits(report, fit);
     case ZYDIS_MNEMONIC_OUTSB: case ZYDIS_MNEMONIC_OUTSW: case ZYDIS_MNEMONIC_OUTSD:
@@ -190,8 +190,8 @@ static bool port_fits(struct x86_cpu *cpu, const struct undo_report *report, str
 // STOS, MOVS, and INS, whose data came from its port.
 static bool string_fits(struct x86_cpu *cpu, const struct undo_report *report, struct undo_fit *fit)
 {
-    const ZydisDecodedOperand *to = string_operand(&fit->insn, X86_RDI);
-    const ZydisDecodedOperand *from = string_operand(&fit->insn, X86_RSI);
+    const ZydisDecodedOperand *to = string_operand(fit->insn, X86_RDI);
+    const ZydisDecodedOperand *from = string_operand(fit->insn, X86_RSI);
     struct value value = { .known = 0 };
     uint64_t linear;
     if (!to || !(to->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
@@ -202,10 +202,10 @@ static bool string_fits(struct x86_cpu *cpu, const struct undo_report *report, s
     if (from) {
         if (!value_from_operand(cpu, report, fit, from, &value))
             return false;
-    } else if (fit->insn.z.meta.category == ZYDIS_CATEGORY_STRINGOP) {
+    } else if (fit->insn->z.meta.category == ZYDIS_CATEGORY_STRINGOP) {
         value_set(&value, fit->gpr[X86_RAX], size);
     }
-    return undo_operand_linear(cpu, &fit->insn, to, fit->gpr, &linear)
+    return undo_operand_linear(cpu, fit->insn, to, fit->gpr, &linear)
         && write_fits(cpu, report, linear, size, &value, fit);
 }
 
@@ -238,7 +238,7 @@ static bool push_all_fits(struct x86_cpu *cpu, const struct undo_report *report,
 
 static bool push_fits(struct x86_cpu *cpu, const struct undo_report *report, struct undo_fit *fit)
 {
-    const struct undo_insn *insn = &fit->insn;
+    const struct undo_insn *insn = fit->insn;
     const ZydisDecodedOperand *slot = undo_stack_operand(insn), *source = &insn->operand[0];
     struct value value = { .known = 0 };
     if (!slot)
@@ -270,12 +270,12 @@ static bool push_fits(struct x86_cpu *cpu, const struct undo_report *report, str
 
 static bool pop_fits(struct x86_cpu *cpu, const struct undo_report *report, struct undo_fit *fit)
 {
-    const ZydisDecodedOperand *to = &fit->insn.operand[0];
+    const ZydisDecodedOperand *to = &fit->insn->operand[0];
     struct value value;
     uint64_t linear;
     unsigned size = to->size / 8;
     // An address with RSP in it is worked out with RSP as the instruction leaves it (SDM vol. 2, POP).
-    if (!undo_is_memory(to) || !undo_operand_linear(cpu, &fit->insn, to, fit->gpr, &linear))
+    if (!undo_is_memory(to) || !undo_operand_linear(cpu, fit->insn, to, fit->gpr, &linear))
         return false;
     stack_undo(cpu, fit, -(uint64_t)size);
     uint64_t from = undo_segment_linear(cpu, X86_SS, fit->gpr[X86_RSP] & undo_stack_mask(cpu));
@@ -307,7 +307,7 @@ static void reverse(struct value *value, unsigned size)
 // An instruction that writes one operand in memory, without reading it, and no register.
 static bool store_fits(struct x86_cpu *cpu, const struct undo_report *report, struct undo_fit *fit)
 {
-    const struct undo_insn *insn = &fit->insn;
+    const struct undo_insn *insn = fit->insn;
     const ZydisDecodedOperand *to = &insn->operand[0], *source = &insn->operand[1];
     struct value value = { .known = 0 };
     uint64_t linear;
@@ -323,15 +323,19 @@ static bool store_fits(struct x86_cpu *cpu, const struct undo_report *report, st
         return false;
     if (insn->z.mnemonic == ZYDIS_MNEMONIC_MOVBE)
         reverse(&value, size);
-    return undo_operand_linear(cpu, insn, to, fit->gpr, &linear)
-        && write_fits(cpu, report, linear, size, &value, fit);
+    if (!undo_operand_linear(cpu, insn, to, fit->gpr, &linear)
+        || !write_fits(cpu, report, linear, size, &value, fit))
+        return false;
+    fit->whole = fit->proven && report->size == size && (insn->z.operand_count < 2 || !undo_is_memory(source));
+    fit->linear = linear;
+    return true;
 }
 
 // The register that a read-modify-write exchanged with its operand, as it was before. False: this cannot be
 // told.
 static bool exchange_undo(const struct undo_report *report, struct undo_fit *fit, unsigned size, uint64_t old)
 {
-    const ZydisDecodedOperand *reg = &fit->insn.operand[1];
+    const ZydisDecodedOperand *reg = &fit->insn->operand[1];
     uint64_t written = 0, mask = ~0ull >> (64 - size * 8);
     if (report->size != size || reg->type != ZYDIS_OPERAND_TYPE_REGISTER)
         return false;
@@ -340,7 +344,7 @@ static bool exchange_undo(const struct undo_report *report, struct undo_fit *fit
     uint64_t *slot = &fit->gpr[offset / 8];
     if ((*slot >> shift & mask) != old)
         return false;
-    if (fit->insn.z.mnemonic == ZYDIS_MNEMONIC_XADD)
+    if (fit->insn->z.mnemonic == ZYDIS_MNEMONIC_XADD)
         written -= old;
     *slot = (*slot & ~(mask << shift)) | (written & mask) << shift;
     return true;
@@ -348,7 +352,7 @@ static bool exchange_undo(const struct undo_report *report, struct undo_fit *fit
 
 static bool modify_fits(struct x86_cpu *cpu, const struct undo_report *report, struct undo_fit *fit)
 {
-    const struct undo_insn *insn = &fit->insn;
+    const struct undo_insn *insn = fit->insn;
     const ZydisDecodedOperand *to = &insn->operand[0];
     struct undo_modify m = { .mnemonic = insn->z.mnemonic, .size = to->size / 8 };
     struct value value;
@@ -387,11 +391,11 @@ static bool modify_fits(struct x86_cpu *cpu, const struct undo_report *report, s
 
 static bool memory_fits(struct x86_cpu *cpu, const struct undo_report *report, struct undo_fit *fit)
 {
-    if (fit->insn.string)
+    if (fit->insn->string)
         return string_fits(cpu, report, fit);
     if (!fit->finished)
         return false;
-    switch (fit->insn.z.meta.category) {
+    switch (fit->insn->z.meta.category) {
     case ZYDIS_CATEGORY_PUSH:
         return push_fits(cpu, report, fit);
     case ZYDIS_CATEGORY_POP:
@@ -401,8 +405,8 @@ static bool memory_fits(struct x86_cpu *cpu, const struct undo_report *report, s
     default:
         break;
     }
-    const ZydisDecodedOperand *to = &fit->insn.operand[0];
-    if (fit->insn.z.operand_count == 0 || !undo_is_memory(to)
+    const ZydisDecodedOperand *to = &fit->insn->operand[0];
+    if (fit->insn->z.operand_count == 0 || !undo_is_memory(to)
         || !(to->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
         return false;
     bool reads = to->actions & ZYDIS_OPERAND_ACTION_MASK_READ;
@@ -414,17 +418,19 @@ static bool memory_fits(struct x86_cpu *cpu, const struct undo_report *report, s
 static bool has_upper_halves(const struct undo_fit *fit)
 {
     uint64_t used = 0;
-    if (string_operand(&fit->insn, X86_RSI))
+    if (!fit->insn->string || fit->insn->address_mask != 0xffffffff)
+        return false;
+    if (string_operand(fit->insn, X86_RSI))
         used |= fit->gpr[X86_RSI];
-    if (string_operand(&fit->insn, X86_RDI))
+    if (string_operand(fit->insn, X86_RDI))
         used |= fit->gpr[X86_RDI];
-    return fit->insn.string && fit->insn.address_mask == 0xffffffff && used >> 32;
+    return used >> 32;
 }
 
 bool undo_fits(struct x86_cpu *cpu, const struct undo_report *report, struct undo_fit *fit)
 {
     memcpy(fit->gpr, cpu->slot, sizeof fit->gpr);
-    fit->more = false;
+    fit->more = fit->whole = false;
     fit->proven = report->port;
     if (!(report->port ? port_fits(cpu, report, fit) : memory_fits(cpu, report, fit)))
         return false;
@@ -435,12 +441,12 @@ bool undo_fits(struct x86_cpu *cpu, const struct undo_report *report, struct und
 
 bool undo_fits_call(struct x86_cpu *cpu, const struct undo_report *report, struct undo_fit *fit)
 {
-    const struct undo_insn *insn = &fit->insn;
+    const struct undo_insn *insn = fit->insn;
     const ZydisDecodedOperand *slot = undo_stack_operand(insn), *to = &insn->operand[0];
     uint64_t end = insn->rip + insn->z.length;
     struct value value;
     memcpy(fit->gpr, cpu->slot, sizeof fit->gpr);
-    fit->more = false;
+    fit->more = fit->whole = false;
     fit->finished = true;
     if (insn->z.meta.category != ZYDIS_CATEGORY_CALL || insn->z.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR
         || !slot)

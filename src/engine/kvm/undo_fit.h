@@ -17,12 +17,14 @@ struct undo_report {
 
 // An instruction that fits, and how to undo it.
 struct undo_fit {
-    struct undo_insn insn;
+    const struct undo_insn *insn;   // whoever asks has decoded it
     uint64_t gpr[UNDO_GPRS];    // before it
     bool finished;              // RIP has left it
     bool more;                  // its write goes on behind the part that is reported
     bool carry;                 // RFLAGS.CF before it, where it is one of its sources
     bool proven;                // what it writes is what was reported, byte for byte
+    bool whole;                 // and that is the only access that it makes to memory; at `linear`
+    uint64_t linear;
 };
 
 // `insn` decodes to where RIP is (finished), or lies at RIP (not finished: a repetition that goes on, or a

@@ -15,16 +15,21 @@ static bool code64(const struct x86_cpu *cpu) { return (cpu->mode & X86_MODE_COD
 // the kernel has just been there. False: ask x86_walk.
 static bool quick_walk(struct x86_cpu *cpu, uint64_t linear, uint64_t *gpa)
 {
-    uint64_t entry = cpu->cr3;
+    uint64_t entry = cpu->cr3, at = 0;
     unsigned shift = 48;
+    struct x86_page page = { .size = 0 };
     if (!(cpu->efer & X86_EFER_LMA) || (cpu->cr4 & X86_CR4_LA57))
         return false;
     do {
-        struct x86_page page = undo_page(cpu, entry & TABLE_ADDRESS);
-        if (!page.host || !page.read)
-            return false;
+        uint64_t table = entry & TABLE_ADDRESS;
+        if (table - page.first >= page.size) {      // tables mostly lie in one stretch of memory
+            page = undo_page(cpu, table);
+            at = table;
+            if (!page.host || !page.read)
+                return false;
+        }
         shift -= 9;
-        memcpy(&entry, page.host + (linear >> shift & 511) * sizeof entry, sizeof entry);
+        memcpy(&entry, page.host + (table - at) + (linear >> shift & 511) * sizeof entry, sizeof entry);
         if (!(entry & 1))
             return false;
     } while (shift > 12 && (shift == 39 || !(entry & 0x80)));
@@ -136,23 +141,21 @@ bool undo_decode(const struct x86_cpu *cpu, const uint8_t *bytes, unsigned size,
     return true;
 }
 
-bool undo_decode_again(struct undo_decoded *last, const struct x86_cpu *cpu, const uint8_t *bytes, unsigned size,
-                       uint64_t rip, struct undo_insn *insn)
+const struct undo_insn *undo_decode_again(struct undo_decoded *last, const struct x86_cpu *cpu, const uint8_t *bytes,
+                                          unsigned size, uint64_t rip)
 {
     if (size > sizeof last->bytes)
         size = sizeof last->bytes;
     if (!size || last->size != size || last->mode != cpu->mode || memcmp(last->bytes, bytes, size)) {
         last->size = 0;
         if (!undo_decode(cpu, bytes, size, rip, &last->insn))
-            return false;
+            return NULL;
         last->mode = cpu->mode;
         last->size = (uint8_t)size;
         memcpy(last->bytes, bytes, size);
     }
-    memcpy(insn, &last->insn, offsetof(struct undo_insn, operand)
-                              + last->insn.z.operand_count * sizeof insn->operand[0]);
-    insn->rip = rip;
-    return true;
+    last->insn.rip = rip;
+    return &last->insn;
 }
 
 // Legacy and REX prefixes come first (SDM vol. 2A 2.1); OUT is E6, E7, EE and EF.
@@ -207,7 +210,7 @@ bool undo_operand_linear(const struct x86_cpu *cpu, const struct undo_insn *insn
 {
     const ZydisDecodedOperandMem *mem = &operand->mem;
     const ZydisDecodedInstruction *z = &insn->z;
-    if (mem->type == ZYDIS_MEMOP_TYPE_VSIB || ZydisRegisterGetClass(mem->segment) != ZYDIS_REGCLASS_SEGMENT)
+    if (mem->type == ZYDIS_MEMOP_TYPE_VSIB || !x86_is_segment(mem->segment))
         return false;
     uint64_t offset = (uint64_t)mem->disp.value;
     // SIB base 101 with mod 00 is a displacement and no base, whatever REX.B; with 32-bit addresses Zydis 4.0

@@ -36,10 +36,10 @@ static inline const uint8_t *undo_back(const struct undo_code *code, unsigned n)
 // Decode one instruction from at most `size` bytes. False: there is none, or it needs more.
 bool undo_decode(const struct x86_cpu *cpu, const uint8_t *bytes, unsigned size, uint64_t rip,
                  struct undo_insn *insn);
-// The same by way of the last decoding, while mode and bytes are still those.
+// The same by way of the last decoding, while mode and bytes are still those. It is in `last`; NULL: there is none.
 struct undo_decoded { struct undo_insn insn; uint32_t mode; uint8_t bytes[UNDO_AFTER], size; };
-bool undo_decode_again(struct undo_decoded *last, const struct x86_cpu *cpu, const uint8_t *bytes, unsigned size,
-                       uint64_t rip, struct undo_insn *insn);
+const struct undo_insn *undo_decode_again(struct undo_decoded *last, const struct x86_cpu *cpu, const uint8_t *bytes,
+                                          unsigned size, uint64_t rip);
 // Whether the bytes may be a repeated instruction or an OUT: what they begin with.
 bool undo_may_stay(const struct x86_cpu *cpu, const uint8_t *bytes, unsigned size);
 // Only how long it is; 0: as above.

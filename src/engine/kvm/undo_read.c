@@ -19,10 +19,11 @@ bool undo_input_fits(const struct x86_cpu *cpu, const struct kvm_run *run, const
 }
 
 // The instruction loads a general register with all that KVM asks for, and does nothing else.
-static bool is_plain_load(struct x86_cpu *cpu, const struct kvm_run *run, const struct undo_insn *insn)
+static bool is_plain_load(struct x86_cpu *cpu, const struct kvm_run *run, const struct undo_insn *insn,
+                          uint64_t *linear)
 {
     const ZydisDecodedOperand *to = &insn->operand[0], *from = &insn->operand[1];
-    uint64_t linear, gpa;
+    uint64_t gpa;
     switch (insn->z.mnemonic) {
     case ZYDIS_MNEMONIC_IN:
         return run->io.count == 1;
@@ -39,8 +40,8 @@ static bool is_plain_load(struct x86_cpu *cpu, const struct kvm_run *run, const 
     default:
         return false;
     }
-    return from->size / 8 == run->mmio.len && undo_operand_linear(cpu, insn, from, cpu->slot, &linear)
-        && undo_translate(cpu, linear, &gpa) && gpa == run->mmio.phys_addr;
+    return from->size / 8 == run->mmio.len && undo_operand_linear(cpu, insn, from, cpu->slot, linear)
+        && undo_translate(cpu, *linear, &gpa) && gpa == run->mmio.phys_addr;
 }
 
 // Reading and writing vector registers alike: an operation on them may leave marks in MXCSR, which Zydis does
@@ -141,12 +142,14 @@ void undo_read_effects(struct x86_cpu *cpu, const struct kvm_run *run, const str
                        struct kvm_undo *undo)
 {
     const ZydisDecodedOperand *to = &insn->operand[0], *from = &insn->operand[1];
-    undo->plain = is_plain_load(cpu, run, insn);
+    undo->plain = is_plain_load(cpu, run, insn, &undo->linear);
     if (undo->plain) {
+        undo->whole = !undo->port;
         undo->target = x86_emit_gpr(to->reg.value);
         undo->width = (uint8_t)(to->size / 8);
         undo->size = insn->z.mnemonic == ZYDIS_MNEMONIC_IN ? undo->width : (uint8_t)(from->size / 8);
         undo->sign = insn->z.mnemonic == ZYDIS_MNEMONIC_MOVSX || insn->z.mnemonic == ZYDIS_MNEMONIC_MOVSXD;
+        return;
     }
     undo->changes_fpu = changes_fpu(insn);
     find_writes(cpu, run, insn, undo);

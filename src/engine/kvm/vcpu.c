@@ -27,6 +27,12 @@ static void kick(struct kvm_vcpu *v)
         os_kick(thread);
 }
 
+// The store of immediate_exit that comes before each KVM_RUN orders this before the look at the reasons.
+static void enter_as(struct kvm_vcpu *v, int thread)
+{
+    atomic_store_explicit(&v->entered, thread, memory_order_release);
+}
+
 void kvm_vcpu_cancel(struct vp *vp)
 {
     struct kvm_vcpu *v = vp->engine_data;
@@ -303,11 +309,9 @@ static enum step canceled(struct kvm_vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
     return STEP_EXIT;
 }
 
-// KVM refuses the state that it was given. What it has instead is in the shared page, which is also the place
-// of what the view has no other for.
-static enum step refused(struct kvm_vcpu *v, const struct kvm_sregs *given, WHV_RUN_VP_EXIT_CONTEXT *exit)
+// KVM refuses the state that it was given.
+static enum step refused(struct kvm_vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
-    v->run->s.regs.sregs = *given;
     v->p.settle = true;
     exit_context(&v->p, exit, WHvRunVpExitReasonInvalidVpRegisterValue, kvm_state_cr8(v));
     return STEP_EXIT;
@@ -316,8 +320,11 @@ static enum step refused(struct kvm_vcpu *v, const struct kvm_sregs *given, WHV_
 static HRESULT enter(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     uint32_t changed = v->changed & KVM_GROUPS_SYNCED;
+    struct kvm_sregs given;
     kvm_state_prepare_run(v);
-    struct kvm_sregs given = v->run->s.regs.sregs;
+    bool gives = v->run->kvm_dirty_regs & KVM_SYNC_X86_SREGS;
+    if (gives)
+        given = v->run->s.regs.sregs;
     v->nmi_was_blocked = v->p.cpu.nmi_blocked;
     int answer = v->waits ? kvm_state_hand_over(v) : 0;
     if (answer >= 0)
@@ -325,7 +332,10 @@ static HRESULT enter(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEX
     else if (answer != -EINVAL)
         return kvm_hresult(answer);
     if (answer == -EINVAL && changed) {
-        *step = refused(v, &given, exit);
+        // What KVM has instead is in the shared page, which is also the place of what the view has no other for.
+        if (gives)
+            v->run->s.regs.sregs = given;
+        *step = refused(v, exit);
         return S_OK;
     }
     v->half.kind = KVM_HALF_NOTHING;
@@ -371,17 +381,15 @@ static HRESULT over_special(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT
 static HRESULT run_step(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     HRESULT hr = S_OK;
-    // First the flag, then the reasons: a kick after this line sets it again (see kick).
-    __atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
     if (atomic_load(&v->attention) & KVM_ATTENTION_CANCEL) {
         *step = canceled(v, exit);
         return S_OK;
     }
     bool gave_way = turnstile_wanted(&v->turnstile);
     if (gave_way) {
-        atomic_store(&v->entered, 0);
+        enter_as(v, 0);
         turnstile_give_way(&v->turnstile);
-        atomic_store(&v->entered, v->thread);
+        enter_as(v, v->thread);
     }
     *step = STEP_RUN;
     if (v->p.settle)
@@ -394,7 +402,7 @@ static HRESULT run_step(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CON
     if (SUCCEEDED(hr) && (v->changed & ~(uint32_t)KVM_GROUPS_SYNCED)) {
         hr = kvm_state_store(v);
         if (hr == E_INVALIDARG) {
-            *step = refused(v, &v->run->s.regs.sregs, exit);
+            *step = refused(v, exit);
             return S_OK;
         }
     }
@@ -409,7 +417,8 @@ static HRESULT run_step(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CON
         hr = guest_debug(v);
     if (FAILED(hr))
         return hr;
-    // kvm_half_resolve has used immediate_exit: look again, for what it may have covered.
+    // First the flag, then the reasons once more: a kick after this line sets it again (see kick). kvm_half_resolve
+    // has used the flag, too.
     __atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
     if ((atomic_load(&v->attention) & KVM_ATTENTION_CANCEL) || (!gave_way && turnstile_wanted(&v->turnstile))) {
         *step = STEP_AGAIN;
@@ -425,11 +434,11 @@ HRESULT kvm_vcpu_run(struct vp *vp, WHV_RUN_VP_EXIT_CONTEXT *exit)
     enum step step;
     turnstile_come_back(&v->turnstile);
     v->thread = os_kick_accept();
-    atomic_store(&v->entered, v->thread);
+    enter_as(v, v->thread);
     do
         hr = run_step(v, &step, exit);
     while (SUCCEEDED(hr) && step != STEP_EXIT);
-    atomic_store(&v->entered, 0);
+    enter_as(v, 0);
     turnstile_stand_aside(&v->turnstile);
     return hr;
 }

@@ -13,8 +13,8 @@
 //
 // Threads. As in the soft engine: the running thread holds the turnstile's lock, also inside KVM_RUN;
 // visitors kick it out. `attention`, and `entered` with run->immediate_exit, are what any thread touches.
-// memory_gate is read-locked while the view is used to reach guest memory, and write-locked for a moment by a
-// change of the map. Lock order: turnstile, then memory_gate, then the map's lock. Who holds partition->lock
+// `viewing` is odd while the view is used to reach guest memory, which is under the turnstile's lock; a change of
+// the map waits for each view that is in use to be left once (kvm.c, pass_views). Who holds partition->lock
 // may stop several processors at once; everybody else stops one.
 #ifndef BULKHEAD_KVM_VCPU_H
 #define BULKHEAD_KVM_VCPU_H
@@ -47,8 +47,7 @@ struct kvm_partition {
     bool eoi_late;                      // KVM tells of an EOI late: processors stop after each instruction meanwhile
     _Atomic unsigned level_requests;    // level-triggered interrupts on their way to processors, where eoi_late
     struct kvm_slots slots;
-    pthread_rwlock_t memory_gate;
-    uint64_t map_version;               // under memory_gate: moves on with each change of the map
+    _Atomic uint64_t map_version;       // moves on with each change of the map
     _Atomic(struct kvm_vcpu *) vcpus[PARTITION_MAX_PROCESSORS];
     pthread_rwlock_t vcpus_lock;        // readers: whoever reaches for another processor; writer: create and destroy
     // KVM never gives a processor back: what a deleted one leaves serves the next of that index. run NULL:
@@ -74,6 +73,7 @@ struct kvm_vcpu {
     struct turnstile turnstile;
     _Atomic uint32_t attention;
     _Atomic int entered;                // the thread that is inside KVM_RUN or about to be; 0: none
+    _Atomic uint32_t viewing;           // written by who holds the turnstile's lock; see above
 
     // Under the turnstile's lock:
     uint32_t fresh, changed;
@@ -148,6 +148,9 @@ extern const struct x86_bus kvm_bus;
 // Run the one instruction at RIP on the view. STEP_AGAIN: done; STEP_EXIT: `exit` is filled in; STEP_RUN: the
 // interpreter does not know the instruction, and nothing has changed. Inside kvm_view_do.
 CHECKED HRESULT kvm_step(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit);
+// Around each use of the view on guest memory, so that nobody is left in an old map.
+void kvm_view_enter(struct kvm_vcpu *v);
+void kvm_view_leave(struct kvm_vcpu *v);
 // Call `work` with the view settled and guest memory within reach; memory that is gone makes a MemoryAccess
 // exit.
 typedef HRESULT (*kvm_view_work)(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit);
