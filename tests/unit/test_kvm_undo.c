@@ -78,6 +78,32 @@ static void report(struct bench *b, const struct coded *c, const struct register
 
 // ---- The test ---------------------------------------------------------------------------------------------
 
+// What is remembered of an instruction changes no answer: neither when it runs again, nor when a register that its
+// access may depend on is another one by then. `undo` is the first answer, from the registers `after`.
+static bool remembered_is_harmless(struct bench *b, const struct registers *after, const struct registers *before,
+                                   const struct kvm_undo *undo)
+{
+    const size_t answer = offsetof(struct kvm_undo, seen);
+    struct x86_cpu *cpu = &b->machine.cpu;
+    struct kvm_undo again = *undo, fresh = { 0 };
+    bool ambiguous;
+    bench_set_registers(cpu, after);
+    bool found = bench_undo(b, true, &ambiguous, &again);
+    struct registers got = bench_registers(cpu), other = *after;
+    if (!found || !same_registers(before, &got) || memcmp(&again, undo, answer))
+        return false;
+    other.slot[bench_random(b) % 16] ^= 1ull << bench_random(b) % 16;
+    bench_set_registers(cpu, &other);
+    found = bench_undo(b, true, &ambiguous, &fresh);
+    struct registers wanted = bench_registers(cpu);
+    again = *undo;
+    bench_set_registers(cpu, &other);
+    if (bench_undo(b, true, &ambiguous, &again) != found)
+        return false;
+    got = bench_registers(cpu);
+    return same_registers(&wanted, &got) && !memcmp(&again, &fresh, answer);
+}
+
 static void check_write(struct bench *b, struct coded *c, bool exact)
 {
     struct x86_cpu *cpu = &b->machine.cpu;
@@ -103,7 +129,8 @@ static void check_write(struct bench *b, struct coded *c, bool exact)
         ok = same_registers(&before, &got) && undo.rip == before.rip && undo.length == c->length
           && undo.byte_count == 16 && !memcmp(undo.bytes, code, 16) && undo.rep == c->rep
           && undo.count_mask == (c->rep ? mask_of(c->address) : 0)
-          && undo.pending == (c->size == 16 ? KVM_PENDING_MORE : KVM_PENDING_NOTHING);
+          && undo.pending == (c->size == 16 ? KVM_PENDING_MORE : KVM_PENDING_NOTHING)
+          && remembered_is_harmless(b, &after, &before, &undo);
     } else if (ok) {
         // Whatever was found: run it, and it does the same.
         struct coded other = *c;

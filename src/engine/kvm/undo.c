@@ -94,15 +94,79 @@ static bool fits_back(struct search *s, unsigned n, bool call, struct undo_insn 
         && (call ? undo_fits_call(s->cpu, &s->report, fit) : undo_fits(s->cpu, &s->report, fit));
 }
 
-static uint8_t *seen_length(struct kvm_undo *undo, uint64_t end, bool make)
+static struct undo_seen *seen_at(struct kvm_undo *undo, uint64_t end)
 {
-    unsigned n = (unsigned)(end ^ end >> 4) & (KVM_UNDO_SEEN - 1);
-    if (undo->seen[n].end != end && make)
-        undo->seen[n].length = 0;
-    if (make)
-        undo->seen[n].end = end;
-    return undo->seen[n].end == end ? &undo->seen[n].length : NULL;
+    return &undo->seen[(unsigned)(end ^ end >> 4) & (KVM_UNDO_SEEN - 1)];
 }
+
+// ---- What was seen before ---------------------------------------------------------------------------------
+
+static void remember(struct kvm_undo *undo, const struct x86_cpu *cpu, uint64_t end, const struct undo_report *report,
+                     const struct undo_code *code, const struct undo_fit *fit)
+{
+    const struct undo_insn *insn = fit->insn;
+    const ZydisDecodedOperand *to = &insn->operand[0], *from = &insn->operand[1];
+    struct undo_seen *seen = seen_at(undo, end);
+    *seen = (struct undo_seen){ .end = end, .length = insn->z.length, .port = report->port, .mode = cpu->mode,
+                                .size = (uint8_t)report->size, .source = UNDO_NUMBER };
+    memcpy(seen->bytes, undo_back(code, seen->length), seen->length);
+    if (!fit->finished || !fit->proven)
+        return;
+    if (report->port) {
+        seen->plain = insn->z.mnemonic == ZYDIS_MNEMONIC_OUT;
+        seen->source = X86_RAX * 8;
+        seen->number = to->type == ZYDIS_OPERAND_TYPE_IMMEDIATE ? to->imm.value.u & 0xff : UNDO_PORT_DX;
+        return;
+    }
+    if (!fit->whole || insn->z.mnemonic != ZYDIS_MNEMONIC_MOV || !undo_operand_take(insn, to, &seen->to))
+        return;
+    if (from->type == ZYDIS_OPERAND_TYPE_IMMEDIATE)
+        seen->number = from->imm.value.u;
+    else if (undo_is_gpr(from))
+        seen->source = x86_emit_gpr(from->reg.value);
+    else
+        return;
+    seen->plain = true;
+}
+
+// Whether the write is that of a plain instruction that was seen here before. It changes no register but RIP.
+static bool seen_again(struct x86_cpu *cpu, const struct undo_report *report, struct kvm_undo *undo)
+{
+    const struct undo_seen *seen = seen_at(undo, cpu->rip);
+    struct undo_code code;
+    uint64_t gpa, number = seen->number;
+    if (seen->end != cpu->rip || !seen->plain || seen->port != report->port || seen->size != report->size
+        || report->count != 1 || seen->mode != cpu->mode)
+        return false;
+    undo_fetch(cpu, cpu->rip, seen->length, &code);
+    if (code.before != seen->length || memcmp(undo_back(&code, seen->length), seen->bytes, seen->length))
+        return false;
+    if (undo_may_stay(cpu, undo_back(&code, 0), code.after))        // then it may be that one instead
+        return false;
+    const void *written = seen->source == UNDO_NUMBER ? (const void *)&seen->number
+                                                      : (const uint8_t *)cpu->slot + seen->source;
+    if (memcmp(written, report->data, report->size))
+        return false;
+    if (report->port) {
+        if ((number == UNDO_PORT_DX ? cpu->slot[X86_RDX] & 0xffff : number) != report->address)
+            return false;
+    } else {
+        uint64_t linear = undo_operand_at(cpu, &seen->to, cpu->slot, 0);
+        if (!undo_translate(cpu, linear, &gpa) || gpa != report->address
+            || (gpa & X86_PAGE_MASK) + report->size > X86_PAGE_SIZE)
+            return false;
+        undo->whole = true;
+        undo->linear = linear;
+    }
+    cpu->rip = undo->rip = x86_cut_rip(cpu, cpu->rip - seen->length);
+    cpu->rflags &= ~(uint64_t)X86_RF;
+    undo->length = seen->length;
+    undo->pending = KVM_PENDING_NOTHING;
+    take_bytes(undo, &code, seen->length);
+    return true;
+}
+
+// ---- The search -------------------------------------------------------------------------------------------
 
 // Look at all instructions that end at the code's place.
 static bool search_before(struct search *s, bool call, struct undo_fit *found)
@@ -139,16 +203,16 @@ static bool search_before(struct search *s, bool call, struct undo_fit *found)
 // An instruction that ends at `end`.
 static bool find_before(struct search *s, uint64_t end, bool call, struct undo_fit *found)
 {
-    const uint8_t *length = seen_length(s->undo, end, false);
-    if (length && *length) {
-        undo_fetch(s->cpu, end, *length, &s->code);
-        if (s->code.before == *length && fits_back(s, *length, call, NULL, found) && found->proven)
+    const struct undo_seen *seen = seen_at(s->undo, end);
+    if (seen->end == end && seen->length) {
+        undo_fetch(s->cpu, end, seen->length, &s->code);
+        if (s->code.before == seen->length && fits_back(s, seen->length, call, NULL, found) && found->proven)
             return true;
     }
     undo_fetch(s->cpu, end, ZYDIS_MAX_INSTRUCTION_LENGTH, &s->code);
     if (!search_before(s, call, found))
         return false;
-    *seen_length(s->undo, end, true) = found->insn->z.length;
+    remember(s->undo, s->cpu, end, &s->report, &s->code, found);
     return true;
 }
 
@@ -216,6 +280,8 @@ static bool find_write(struct search *s, bool completed, bool *ambiguous, struct
 static bool undo_write(struct x86_cpu *cpu, const struct undo_report *report, bool completed, bool *ambiguous,
                        struct kvm_undo *undo)
 {
+    if (seen_again(cpu, report, undo))
+        return true;
     struct search search;       // its code is filled in by each look
     search.cpu = cpu;
     search.report = *report;
@@ -239,7 +305,7 @@ static bool undo_write(struct x86_cpu *cpu, const struct undo_report *report, bo
     if (report->port && !found.finished && !found.insn->string)
         undo->pending = KVM_PENDING_SKIP;
     undo->whole = found.whole;
-    undo->linear = found.linear;
+    undo->linear = found.whole ? found.linear : 0;
     take_instruction(undo, found.insn);
     take_bytes(undo, &search.code, found.finished ? found.insn->z.length : 0);
     memcpy(cpu->slot, found.gpr, sizeof found.gpr);

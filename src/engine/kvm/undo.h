@@ -46,6 +46,23 @@ enum kvm_pending_kind {
 #define KVM_UNDO_WRITES 4
 #define KVM_UNDO_SEEN 16        // a power of two
 
+// What is remembered of an instruction that wrote and ended at `end`: how long it was, and if it is a plain one, all
+// that it takes to see that it has run again.
+struct undo_seen {
+    uint64_t end;
+    uint8_t length;             // 0: nothing is remembered
+    bool plain;                 // OUT, or a MOV of a general register or a number to memory; the rest is about it
+    bool port;                  // OUT; to the port `number`, or with UNDO_PORT_DX to that in DX
+    uint8_t size;               // bytes written
+    uint8_t source;             // byte offset into cpu->slot, or UNDO_NUMBER
+    uint32_t mode;
+    uint64_t number;            // what is written, or the port
+    struct undo_operand to;
+    uint8_t bytes[UNDO_AFTER];
+};
+#define UNDO_NUMBER 255u
+#define UNDO_PORT_DX 0x10000u
+
 // An instruction that KVM reported, found again.
 struct kvm_undo {
     enum kvm_pending_kind pending;
@@ -70,9 +87,9 @@ struct kvm_undo {
     // where.
     bool whole;
     uint64_t linear;
-    // Kept from exit to exit, and zero before the first: how long instructions were that ended at a RIP.
-    // Guests exit from the same few places, and a guess that fits saves the search.
-    struct { uint64_t end; uint8_t length; } seen[KVM_UNDO_SEEN];
+    // Kept from exit to exit, and zero before the first. Guests exit from the same few places, and what was
+    // found there before saves the search.
+    struct undo_seen seen[KVM_UNDO_SEEN];
     struct undo_decoded decoded;
 };
 

@@ -90,21 +90,11 @@ static bool value_from_operand(struct x86_cpu *cpu, const struct undo_report *re
     } else if (undo_is_memory(operand)) {
         return undo_operand_linear(cpu, fit->insn, operand, fit->gpr, &linear)
             && value_from_memory(cpu, report, linear, operand->size / 8, value);
-    } else if (operand->type == ZYDIS_OPERAND_TYPE_REGISTER) {
-        ZydisRegister reg = operand->reg.value;
-        switch (ZydisRegisterGetClass(reg)) {
-        case ZYDIS_REGCLASS_GPR8: case ZYDIS_REGCLASS_GPR16: case ZYDIS_REGCLASS_GPR32:
-        case ZYDIS_REGCLASS_GPR64: {
-            unsigned offset = x86_emit_gpr(reg);
-            value_set(value, fit->gpr[offset / 8] >> offset % 8 * 8, operand->size / 8);
-            break;
-        }
-        case ZYDIS_REGCLASS_SEGMENT:
-            value_set(value, cpu->segment[x86_emit_index(reg)].selector, 8);
-            break;
-        default:
-            break;
-        }
+    } else if (undo_is_gpr(operand)) {
+        unsigned offset = x86_emit_gpr(operand->reg.value);
+        value_set(value, fit->gpr[offset / 8] >> offset % 8 * 8, operand->size / 8);
+    } else if (operand->type == ZYDIS_OPERAND_TYPE_REGISTER && x86_is_segment(operand->reg.value)) {
+        value_set(value, cpu->segment[x86_emit_index(operand->reg.value)].selector, 8);
     }
     return true;
 }

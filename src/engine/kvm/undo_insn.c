@@ -205,27 +205,36 @@ static uint64_t bit_offset(const struct undo_insn *insn, const ZydisDecodedOpera
     return (uint64_t)(number >> 3) & ~(uint64_t)(operand->size / 8 - 1);
 }
 
-bool undo_operand_linear(const struct x86_cpu *cpu, const struct undo_insn *insn,
-                         const ZydisDecodedOperand *operand, const uint64_t *gpr, uint64_t *linear)
+bool undo_operand_take(const struct undo_insn *insn, const ZydisDecodedOperand *operand, struct undo_operand *to)
 {
     const ZydisDecodedOperandMem *mem = &operand->mem;
     const ZydisDecodedInstruction *z = &insn->z;
     if (mem->type == ZYDIS_MEMOP_TYPE_VSIB || !x86_is_segment(mem->segment))
         return false;
-    uint64_t offset = (uint64_t)mem->disp.value;
+    *to = (struct undo_operand){ .displacement = (uint64_t)mem->disp.value, .mask = insn->address_mask,
+                                 .base = UNDO_GPRS, .index = UNDO_GPRS, .scale = mem->scale,
+                                 .segment = x86_emit_index(mem->segment) };
     // SIB base 101 with mod 00 is a displacement and no base, whatever REX.B; with 32-bit addresses Zydis 4.0
     // takes it for R13D.
     if (mem->base == ZYDIS_REGISTER_R13D && z->raw.modrm.mod == 0 && z->raw.modrm.rm == 4
         && z->raw.sib.base == 5)
-        offset = (uint64_t)z->raw.disp.value;
+        to->displacement = (uint64_t)z->raw.disp.value;
     else if (mem->base == ZYDIS_REGISTER_RIP || mem->base == ZYDIS_REGISTER_EIP)
-        offset += insn->rip + z->length;
+        to->displacement += insn->rip + z->length;
     else if (mem->base != ZYDIS_REGISTER_NONE)
-        offset += gpr[x86_emit_gpr(mem->base) / 8];
+        to->base = x86_emit_gpr(mem->base) / 8;
     if (mem->index != ZYDIS_REGISTER_NONE)
-        offset += gpr[x86_emit_gpr(mem->index) / 8] * mem->scale;
-    offset += bit_offset(insn, operand, gpr);
-    *linear = undo_segment_linear(cpu, x86_emit_index(mem->segment), offset & insn->address_mask);
+        to->index = x86_emit_gpr(mem->index) / 8;
+    return true;
+}
+
+bool undo_operand_linear(const struct x86_cpu *cpu, const struct undo_insn *insn,
+                         const ZydisDecodedOperand *operand, const uint64_t *gpr, uint64_t *linear)
+{
+    struct undo_operand at;
+    if (!undo_operand_take(insn, operand, &at))
+        return false;
+    *linear = undo_operand_at(cpu, &at, gpr, bit_offset(insn, operand, gpr));
     return true;
 }
 

@@ -47,7 +47,23 @@ unsigned undo_length(const struct x86_cpu *cpu, const uint8_t *bytes, unsigned s
 
 // The linear address of an offset in a segment, without checks.
 uint64_t undo_segment_linear(const struct x86_cpu *cpu, unsigned segment, uint64_t offset);
-// Of a memory operand (the stack's own excepted). False: not one address (a gather or scatter).
+// Where a memory operand is, by the registers: the sum of `base`, `index` times `scale`, and `displacement`, cut by
+// `mask`, in `segment`. Registers are numbers, UNDO_GPRS for none.
+struct undo_operand { uint64_t displacement, mask; uint8_t base, index, scale, segment; };
+// From an instruction's operand (the stack's own excepted). False: not one address (a gather or scatter).
+bool undo_operand_take(const struct undo_insn *insn, const ZydisDecodedOperand *operand, struct undo_operand *to);
+// Its linear address, `more` bytes further on.
+static inline uint64_t undo_operand_at(const struct x86_cpu *cpu, const struct undo_operand *operand,
+                                       const uint64_t *gpr, uint64_t more)
+{
+    uint64_t offset = operand->displacement + more;
+    if (operand->base < UNDO_GPRS)
+        offset += gpr[operand->base];
+    if (operand->index < UNDO_GPRS)
+        offset += gpr[operand->index] * operand->scale;
+    return undo_segment_linear(cpu, operand->segment, offset & operand->mask);
+}
+// Both at once.
 bool undo_operand_linear(const struct x86_cpu *cpu, const struct undo_insn *insn,
                          const ZydisDecodedOperand *operand, const uint64_t *gpr, uint64_t *linear);
 uint64_t undo_stack_mask(const struct x86_cpu *cpu);
@@ -57,6 +73,12 @@ const ZydisDecodedOperand *undo_stack_operand(const struct undo_insn *insn);
 static inline bool undo_is_memory(const ZydisDecodedOperand *operand)
 {
     return operand->type == ZYDIS_OPERAND_TYPE_MEMORY && operand->mem.type != ZYDIS_MEMOP_TYPE_AGEN;
+}
+
+static inline bool undo_is_gpr(const ZydisDecodedOperand *operand)
+{
+    ZydisRegister reg = operand->reg.value;
+    return operand->type == ZYDIS_OPERAND_TYPE_REGISTER && reg >= ZYDIS_REGISTER_AL && reg <= ZYDIS_REGISTER_R15;
 }
 
 // Add to the bits of a register that `mask` has.

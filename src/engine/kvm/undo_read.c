@@ -32,14 +32,8 @@ static bool is_plain_load(struct x86_cpu *cpu, const struct kvm_run *run, const 
     default:
         return false;
     }
-    if (to->type != ZYDIS_OPERAND_TYPE_REGISTER || !undo_is_memory(from) || from->size > to->size)
+    if (!undo_is_gpr(to) || !undo_is_memory(from) || from->size > to->size)
         return false;
-    switch (ZydisRegisterGetClass(to->reg.value)) {
-    case ZYDIS_REGCLASS_GPR8: case ZYDIS_REGCLASS_GPR16: case ZYDIS_REGCLASS_GPR32: case ZYDIS_REGCLASS_GPR64:
-        break;
-    default:
-        return false;
-    }
     return from->size / 8 == run->mmio.len && undo_operand_linear(cpu, insn, from, cpu->slot, linear)
         && undo_translate(cpu, *linear, &gpa) && gpa == run->mmio.phys_addr;
 }
