@@ -159,6 +159,7 @@ static HRESULT fake_vp_run(struct vp *vp, WHV_RUN_VP_EXIT_CONTEXT *exit)
     fake_log.runs++;
     while (fake_run_blocks && !fake->cancelled)
         pthread_cond_wait(&fake->changed, &fake->lock);
+    memset(exit, 0, sizeof(*exit));
     exit->ExitReason = fake->cancelled ? WHvRunVpExitReasonCanceled : WHvRunVpExitReasonX64IoPortAccess;
     exit->VpContext.Rip = 0x1234;
     fake->cancelled = false;

@@ -29,7 +29,8 @@ void processor_page(struct processor *p, uint64_t gpa, struct x86_page *page)
             if (offset >= p->ranges[n].size)
                 continue;
             *page = p->ranges[n];
-            page->host += page->host ? offset : 0;
+            if (page->host)
+                page->host += offset;
             return;
         }
         look_up(p, gpa);
