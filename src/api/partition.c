@@ -31,6 +31,34 @@ HRESULT WINAPI WHvSetupPartition(WHV_PARTITION_HANDLE Partition)
     return hr;
 }
 
+// Enter a partition that is set up, act, and leave.
+CHECKED static HRESULT act_on(WHV_PARTITION_HANDLE handle, HRESULT (*act)(struct partition *p))
+{
+    struct api_call call;
+    HRESULT hr = api_enter(&call, handle, IN_SET_UP);
+
+    if (FAILED(hr))
+        return hr;
+    hr = act(call.partition);
+    api_leave(&call);
+    return hr;
+}
+
+HRESULT WINAPI WHvResetPartition(WHV_PARTITION_HANDLE Partition)
+{
+    return act_on(Partition, partition_reset_locked);
+}
+
+HRESULT WINAPI WHvSuspendPartitionTime(WHV_PARTITION_HANDLE Partition)
+{
+    return act_on(Partition, partition_stop_time_locked);
+}
+
+HRESULT WINAPI WHvResumePartitionTime(WHV_PARTITION_HANDLE Partition)
+{
+    return act_on(Partition, partition_start_time_locked);
+}
+
 // Never hangs: nobody new comes in, whoever runs a processor is cancelled, and no other call waits for the
 // guest. A thread that is itself inside a call on the partition (a signal handler, say) must not delete it.
 HRESULT WINAPI WHvDeletePartition(WHV_PARTITION_HANDLE Partition)
@@ -64,6 +92,8 @@ HRESULT WINAPI WHvGetPartitionProperty(WHV_PARTITION_HANDLE Partition,
         hr = HRESULT_FROM_WIN32(ERROR_NOT_SUPPORTED);
     } else {
         property_get(&call.partition->properties, property, &value);
+        if (PropertyCode == WHvPartitionPropertyCodeReferenceTime)
+            value.ReferenceTime = partition_reference_time(call.partition);
         hr = api_write_result(&value, property->size, PropertyBuffer, PropertyBufferSizeInBytes,
                               WrittenSizeInBytes);
     }

@@ -66,6 +66,19 @@ static void write_exit(const WHV_RUN_VP_EXIT_CONTEXT *exit, void *buffer, UINT32
     memcpy(buffer, exit, size);
 }
 
+// Time goes on with the first run after it was stopped, and begins with the very first.
+CHECKED static HRESULT resume_time(struct partition *p)
+{
+    HRESULT hr;
+
+    if (clock_runs(&p->clock))
+        return S_OK;
+    pthread_mutex_lock(&p->lock);
+    hr = partition_start_time_locked(p);
+    pthread_mutex_unlock(&p->lock);
+    return hr;
+}
+
 HRESULT WINAPI WHvRunVirtualProcessor(WHV_PARTITION_HANDLE Partition, UINT32 VpIndex, VOID *ExitContext,
                                       UINT32 ExitContextSizeInBytes)
 {
@@ -83,7 +96,9 @@ HRESULT WINAPI WHvRunVirtualProcessor(WHV_PARTITION_HANDLE Partition, UINT32 VpI
         return hr;
     hr = partition_vp_claim(call.partition, VpIndex, &vp);
     if (SUCCEEDED(hr)) {
-        hr = call.partition->engine->vp_run(vp, &exit);
+        hr = resume_time(call.partition);
+        if (SUCCEEDED(hr))
+            hr = call.partition->engine->vp_run(vp, &exit);
         partition_vp_release(vp);
         if (SUCCEEDED(hr))
             write_exit(&exit, ExitContext, ExitContextSizeInBytes);

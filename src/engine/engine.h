@@ -63,6 +63,15 @@ struct engine {
     CHECKED HRESULT (*setup)(struct partition *p);
     void (*teardown)(struct partition *p);
 
+    // Processors as they are after creation, one after the other; what the client has latched (a cancel) is gone too. None
+    // runs, and the partition's clock stands, at 0 when this returns. On failure those before it are reset.
+    CHECKED HRESULT (*reset)(struct partition *p);
+
+    // Time stands still, or goes on, for what has a clock of its own beside partition->clock (the host's virtualisation).
+    // None of the processors runs. NULL: there is nothing of the kind. E_NOTIMPL: it cannot be stopped.
+    CHECKED HRESULT (*time_stop)(struct partition *p);
+    CHECKED HRESULT (*time_start)(struct partition *p);
+
     // A property that may change after set-up (exits, bitmaps, CPUID list) has changed. Any thread. On failure the caller
     // puts the property back and calls once more; whatever that call answers, the change has failed.
     CHECKED HRESULT (*properties_changed)(struct partition *p);

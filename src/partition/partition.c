@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "os/tsc.h"
+
 // The wish has changed: defaults are those of the engines that it allows.
 static void wish_changed_locked(struct partition *p)
 {
@@ -85,6 +87,83 @@ HRESULT partition_setup_locked(struct partition *p)
     engine_report_write(p->engine_report, sizeof(p->engine_report), &p->wish, NULL, &p->properties, passed);
     return hr;
 }
+
+// ---- Standing still ------------------------------------------------------------------------------------------------
+
+HRESULT partition_hold_locked(struct partition *p)
+{
+    struct vp *vp;
+
+    for (unsigned int i = 0; i < PARTITION_MAX_PROCESSORS; i++) {
+        if (!p->vps[i] || SUCCEEDED(partition_vp_claim(p, i, &vp)))
+            continue;
+        while (i-- > 0)
+            if (p->vps[i])
+                partition_vp_release_locked(p->vps[i]);
+        return HRESULT_FROM_WIN32(ERROR_INVALID_STATE);
+    }
+    return S_OK;
+}
+
+void partition_let_run_locked(struct partition *p)
+{
+    for (unsigned int i = 0; i < PARTITION_MAX_PROCESSORS; i++)
+        if (p->vps[i])
+            partition_vp_release_locked(p->vps[i]);
+}
+
+HRESULT partition_reset_locked(struct partition *p)
+{
+    HRESULT hr = partition_hold_locked(p);
+
+    if (FAILED(hr))
+        return hr;
+    if (p->engine->time_stop && clock_runs(&p->clock))
+        hr = p->engine->time_stop(p);
+    // Clocks that cannot be stopped run on; engines.md names them. The processors can be reset all the same.
+    if (SUCCEEDED(hr) || hr == E_NOTIMPL) {
+        clock_set(&p->clock, 0);
+        hr = p->engine->reset(p);
+    }
+    partition_let_run_locked(p);
+    return hr;
+}
+
+HRESULT partition_stop_time_locked(struct partition *p)
+{
+    HRESULT hr = partition_hold_locked(p);
+
+    if (FAILED(hr))
+        return hr;
+    if (clock_runs(&p->clock)) {
+        if (p->engine->time_stop)
+            hr = p->engine->time_stop(p);
+        if (SUCCEEDED(hr))
+            clock_stop(&p->clock);
+    }
+    partition_let_run_locked(p);
+    return hr;
+}
+
+HRESULT partition_start_time_locked(struct partition *p)
+{
+    HRESULT hr = S_OK;
+
+    if (clock_runs(&p->clock))
+        return S_OK;
+    if (p->engine->time_start)
+        hr = p->engine->time_start(p);
+    if (SUCCEEDED(hr))
+        clock_start(&p->clock);
+    return hr;
+}
+
+UINT64 partition_reference_time(const struct partition *p)
+{
+    return p->properties.reference_time + clock_scale(clock_ticks(&p->clock), 10000000, os_tsc_hz());
+}
+
+// ---- Engine and properties -----------------------------------------------------------------------------------------
 
 static void report_dry_run(const struct engine_wish *wish, const struct property_values *values, char *report,
                            size_t size)

@@ -18,6 +18,7 @@
 #include <stdatomic.h>
 
 #include "engine/engine.h"
+#include "partition/clock.h"
 #include "partition/dirty.h"
 #include "partition/engine_choice.h"
 #include "partition/gpa_map.h"
@@ -57,6 +58,7 @@ struct partition {
     // the properties have changed since.
     char engine_report[ENGINE_REPORT_SIZE];
     struct gpa_map map;
+    struct partition_clock clock;           // stands until the first run
     struct dirty dirty;                     // written pages that an engine marked and nobody has asked for
     struct vp *vps[PARTITION_MAX_PROCESSORS];               // under lock; NULL where no processor exists
     _Atomic(struct vp *) vp_memory[PARTITION_MAX_PROCESSORS];   // of every processor that was ever created
@@ -99,6 +101,22 @@ CHECKED HRESULT partition_unmap_locked(struct partition *p, gpa_t gpa, uint64_t 
 // not all of it is mapped and tracked. A call that fails forgets no page.
 CHECKED HRESULT partition_query_dirty_locked(struct partition *p, gpa_t gpa, uint64_t size, uint64_t *bitmap);
 
+// Keep every processor from running. ERROR_INVALID_STATE, as an HRESULT, when one runs. Undone by partition_let_run.
+CHECKED HRESULT partition_hold_locked(struct partition *p);
+void partition_let_run_locked(struct partition *p);
+
+// Processors as they are after creation, and time at 0 until the next run; memory, map and properties stay. Otherwise as
+// partition_hold. The engine's error: some processors are reset, others not.
+CHECKED HRESULT partition_reset_locked(struct partition *p);
+
+// Time stands still from here on, and goes on with partition_start_time or the next run. Otherwise as partition_hold;
+// E_NOTIMPL when the engine has clocks that cannot be stopped.
+CHECKED HRESULT partition_stop_time_locked(struct partition *p);
+// No processor runs, or time goes on already. The engine's error changes nothing.
+CHECKED HRESULT partition_start_time_locked(struct partition *p);
+// In 100 ns. 0 before the first run, but for what ReferenceTime was set to.
+UINT64 partition_reference_time(const struct partition *p);
+
 // The partition is about to be deleted: no processor can be created or run any more, running ones are
 // cancelled.
 void partition_stop(struct partition *p);
@@ -119,6 +137,7 @@ void partition_vp_unpin(struct vp *vp);
 // WHV_E_INVALID_VP_STATE when another call has it. No lock needed. Undone by vp_release.
 CHECKED HRESULT partition_vp_claim(struct partition *p, UINT32 index, struct vp **vp);
 void partition_vp_release(struct vp *vp);
+void partition_vp_release_locked(struct vp *vp);
 
 // CPUID as the guest sees it: the engine's answer with CpuidResultList and CpuidResultList2 laid over it. Any
 // thread.

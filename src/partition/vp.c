@@ -104,6 +104,12 @@ void partition_vp_release(struct vp *vp)
     let_go(vp, VP_CLAIMED + 1);
 }
 
+void partition_vp_release_locked(struct vp *vp)
+{
+    if (atomic_fetch_sub(&vp->references, VP_CLAIMED + 1) == VP_CLAIMED + 1)
+        pthread_cond_broadcast(&vp->partition->vp_unused);
+}
+
 static void lay_over(UINT32 *value, UINT32 output, UINT32 mask)
 {
     *value = (*value & ~mask) | (output & mask);

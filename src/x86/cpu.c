@@ -187,7 +187,7 @@ void x86_reset(struct x86_cpu *cpu)
     cpu->xcr0 = 1;
     cpu->star = cpu->lstar = cpu->cstar = cpu->sfmask = cpu->kernel_gs_base = cpu->tsc_aux = 0;
     cpu->pat = 0x0007040600070406;
-    cpu->sysenter_cs = cpu->sysenter_esp = cpu->sysenter_eip = 0;
+    cpu->sysenter_cs = cpu->sysenter_esp = cpu->sysenter_eip = cpu->misc_enable = 0;
     memset(cpu->mtrr_phys, 0, sizeof cpu->mtrr_phys);
     memset(cpu->mtrr_fixed, 0, sizeof cpu->mtrr_fixed);
     cpu->mtrr_def_type = 0;

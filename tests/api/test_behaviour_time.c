@@ -3,6 +3,7 @@
 // Rates are compared between two clocks over the same stretch of time, long enough for a tenth of a
 // difference to show.
 #include "modes.h"
+#include "threads.h"
 
 #include <time.h>
 
@@ -36,7 +37,7 @@ static UINT64 clock_property(WHV_PARTITION_HANDLE p, WHV_PARTITION_PROPERTY_CODE
     return hz;
 }
 
-static WHV_PARTITION_HANDLE start(WHV_PARTITION_HANDLE p)
+static WHV_PARTITION_HANDLE begin(WHV_PARTITION_HANDLE p)
 {
     assert_ok(WHvSetupPartition(p));
     memcpy(memory + CODE, rdtsc, sizeof(rdtsc));
@@ -91,7 +92,7 @@ static void test_processor_clock(void **state)
             assert_ok(WHvDeletePartition(p));
             continue;
         }
-        start(p);
+        begin(p);
         assert_int_equal(clock_property(p, WHvPartitionPropertyCodeProcessorClockFrequency), hz);
         assert_rate(p, hz);
         // Also when the guest or the client has set it.
@@ -109,15 +110,110 @@ static void test_processor_clock(void **state)
     }
 }
 
-// It runs while the processor does not.
+static UINT64 reference_time(WHV_PARTITION_HANDLE p)
+{
+    return clock_property(p, WHvPartitionPropertyCodeReferenceTime);
+}
+
+// Both clocks run while the processor does not, once it has run.
 static void test_runs_on(void **state)
 {
-    WHV_PARTITION_HANDLE p = start(created(1));
-    UINT64 first = get_register(p, 0, WHvX64RegisterTsc);
+    WHV_PARTITION_HANDLE p = begin(created(1));
+    UINT64 first, reference;
 
     (void)state;
+    first = guest_tsc(p);
+    reference = reference_time(p);
     assert_true(get_register(p, 0, WHvX64RegisterTsc) > first);
     assert_true(guest_tsc(p) > first);
+    while (reference_time(p) == reference)
+        ;
+    assert_true(reference_time(p) > reference);
+    assert_ok(WHvDeletePartition(p));
+}
+
+// Reference time is 0 until the first run, or what it was set to before set-up.
+static void test_reference_time(void **state)
+{
+    WHV_PARTITION_HANDLE p = created(1);
+
+    (void)state;
+    assert_int_equal(reference_time(p), 0);
+    begin(p);
+    assert_int_equal(reference_time(p), 0);
+    assert_int_equal(reference_time(p), 0);
+    (void)guest_tsc(p);
+    while (reference_time(p) == 0)
+        ;
+    assert_ok(WHvDeletePartition(p));
+
+    p = created(1);
+    assert_ok(set64(p, WHvPartitionPropertyCodeReferenceTime, 1ull << 40));
+    begin(p);
+    assert_int_equal(reference_time(p), 1ull << 40);
+    (void)guest_tsc(p);
+    assert_in_range(reference_time(p), 1ull << 40, (1ull << 40) + 600000000ull);
+    assert_ok(WHvDeletePartition(p));
+}
+
+// Time that is suspended stands still for every reader, and goes on where it stood: by the call, or with the next run.
+static void test_suspended(void **state)
+{
+    WHV_PARTITION_HANDLE p = begin(created(1));
+    UINT64 tsc, reference, before;
+    HRESULT hr;
+
+    (void)state;
+    before = guest_tsc(p);
+    hr = WHvSuspendPartitionTime(p);
+    if (hr == E_NOTIMPL) {
+        print_message("refused as documented: time that stands still\n");
+        assert_true(guest_tsc(p) > before);
+        assert_ok(WHvResumePartitionTime(p));
+        assert_ok(WHvDeletePartition(p));
+        return;
+    }
+    assert_ok(hr);
+    tsc = get_register(p, 0, WHvX64RegisterTsc);
+    reference = reference_time(p);
+    assert_true(tsc > before);
+    for (UINT64 from = now_ns(); now_ns() - from < 2000000;)
+        ;
+    assert_int_equal(get_register(p, 0, WHvX64RegisterTsc), tsc);
+    assert_int_equal(reference_time(p), reference);
+    assert_ok(WHvSuspendPartitionTime(p));              // it stands already
+    assert_int_equal(get_register(p, 0, WHvX64RegisterTsc), tsc);
+    assert_ok(WHvResumePartitionTime(p));
+    while (get_register(p, 0, WHvX64RegisterTsc) == tsc || reference_time(p) == reference)
+        ;
+    assert_ok(WHvResumePartitionTime(p));               // it goes on already
+    assert_ok(WHvSuspendPartitionTime(p));
+    tsc = get_register(p, 0, WHvX64RegisterTsc);
+    assert_true(guest_tsc(p) > tsc);                    // the run has resumed it
+    tsc = get_register(p, 0, WHvX64RegisterTsc);
+    assert_true(get_register(p, 0, WHvX64RegisterTsc) > tsc);
+    assert_ok(WHvDeletePartition(p));
+}
+
+static void test_suspend_refused(void **state)
+{
+    static const uint8_t spin[] = {0xC6, 0x06, 0x00, 0x20, 0x01, 0xEB, 0xFE};       // mov byte [0x2000], 1; jmp $
+    WHV_PARTITION_HANDLE p = created(1);
+    struct runner runner;
+
+    (void)state;
+    assert_hr(WHvSuspendPartitionTime(NULL), E_INVALIDARG);
+    assert_hr(WHvResumePartitionTime(NULL), E_INVALIDARG);
+    assert_hr(WHvSuspendPartitionTime(p), INVALID_STATE);
+    assert_hr(WHvResumePartitionTime(p), INVALID_STATE);
+    assert_ok(WHvDeletePartition(p));
+    memory[0x2000] = 0;
+    p = guest(memory, spin, sizeof(spin));
+    start(&runner, p, 0);
+    EVENTUALLY(load32(memory, 0x2000) & 1);
+    assert_hr(WHvSuspendPartitionTime(p), INVALID_STATE);
+    assert_ok(WHvResumePartitionTime(p));
+    cancel(&runner);
     assert_ok(WHvDeletePartition(p));
 }
 
@@ -149,7 +245,8 @@ static void test_interrupt_clock(void **state)
             assert_ok(WHvDeletePartition(p));
             continue;
         }
-        start(p);
+        begin(p);
+        assert_ok(WHvResumePartitionTime(p));                           // it stands until the first run
         set_register(p, 0, WHvX64RegisterApicSpurious, 0x1FF);
         set_register(p, 0, WHvX64RegisterApicLvtTimer, 0x10040);        // masked, one-shot
         set_register(p, 0, WHvX64RegisterApicDivide, 0xB);              // by 1
@@ -188,6 +285,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_processor_clock),
         cmocka_unit_test(test_runs_on),
+        cmocka_unit_test(test_reference_time),
+        cmocka_unit_test(test_suspended),
+        cmocka_unit_test(test_suspend_refused),
         cmocka_unit_test(test_interrupt_clock),
         cmocka_unit_test(test_refused),
     };

@@ -42,6 +42,8 @@ struct processor {
 // What every processor begins with; `p` is all zero. `platform` is the engine's object, which begins with
 // `p`.
 void processor_init(struct processor *p, struct vp *vp, const struct x86_bus *bus);
+// Forget all events: a reset or INIT.
+void processor_start_over(struct processor *p);
 
 // ---- memory.c: guest memory as the processor's bus has it --------------------------------------------------------
 

@@ -189,6 +189,25 @@ static HRESULT kvm_collect_dirty(struct partition *p, gpa_t gpa, uint64_t size, 
     return kvm_slots_dirty(&kvm->slots, gpa, size, bitmap);
 }
 
+static HRESULT kvm_reset(struct partition *p)
+{
+    struct kvm_partition *kvm = p->engine_data;
+    HRESULT hr = S_OK;
+    stop_all(kvm);
+    for (unsigned n = 0; n < PARTITION_MAX_PROCESSORS && SUCCEEDED(hr); n++)
+        if (kvm->vcpus[n])
+            hr = kvm_vcpu_reset(kvm->vcpus[n]);
+    go_all(kvm);
+    return hr;
+}
+
+// KVM's clocks are the host's: the TSC, and the timer of its local APIC.
+static HRESULT kvm_time_stop(struct partition *p)
+{
+    (void)p;
+    return E_NOTIMPL;
+}
+
 // ---- State -------------------------------------------------------------------------------------------------------
 
 static HRESULT kvm_get_page(struct vp *vp, void *page)
@@ -279,6 +298,8 @@ const struct engine engine_kvm = {
     .capabilities = kvm_host_capabilities,
     .setup = kvm_setup,
     .teardown = kvm_teardown,
+    .reset = kvm_reset,
+    .time_stop = kvm_time_stop,
     .properties_changed = kvm_properties_changed,
     .map_changed = kvm_map_changed,
     .collect_dirty = kvm_collect_dirty,

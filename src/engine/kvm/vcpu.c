@@ -157,6 +157,20 @@ HRESULT kvm_vcpu_create(struct vp *vp)
     return S_OK;
 }
 
+HRESULT kvm_vcpu_reset(struct kvm_vcpu *v)
+{
+    // An instruction that KVM waits to complete is none any more.
+    HRESULT hr = kvm_half_drop(v);
+    if (FAILED(hr))
+        return hr;
+    v->half = (struct kvm_half){ .kind = KVM_HALF_NOTHING };
+    v->fresh = v->changed = 0;
+    v->pending_in_kvm = v->single_step = v->watch_eoi = v->nmi_was_blocked = false;
+    processor_start_over(&v->p);
+    atomic_store(&v->attention, 0);
+    return set_up(v, true);
+}
+
 void kvm_vcpu_destroy(struct vp *vp)
 {
     struct kvm_vcpu *v = vp->engine_data;

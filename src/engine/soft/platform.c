@@ -81,20 +81,10 @@ static enum x86_answer bus_device_write(struct x86_cpu *cpu, uint64_t gpa, unsig
 
 // ---- Time --------------------------------------------------------------------------------------------------------
 
-static uint64_t scaled(uint64_t ticks, uint64_t to_hz, uint64_t from_hz)
-{
-    return to_hz == from_hz ? ticks : (uint64_t)((unsigned __int128)ticks * to_hz / from_hz);
-}
-
-static uint64_t host_ticks(const struct soft_partition *soft)
-{
-    return clock_tsc() - soft->tsc_zero;
-}
-
-// The partition's TSC: the host's since set-up, at the partition's own frequency.
+// The partition's TSC: its clock at its own frequency.
 static uint64_t partition_tsc(const struct soft_partition *soft)
 {
-    return scaled(host_ticks(soft), soft->tsc_hz, soft->host_hz);
+    return clock_scale(clock_ticks(&soft->partition->clock), soft->tsc_hz, soft->host_hz);
 }
 
 uint64_t vcpu_guest_tsc(const struct vcpu *v)
@@ -104,10 +94,10 @@ uint64_t vcpu_guest_tsc(const struct vcpu *v)
 
 struct lapic_time vcpu_time(const struct vcpu *v)
 {
-    uint64_t host = host_ticks(v->soft);
+    uint64_t ticks = clock_ticks(&v->soft->partition->clock);
     return (struct lapic_time){
-        .ns = scaled(host, 1000000000, v->soft->host_hz),
-        .tsc = scaled(host, v->soft->tsc_hz, v->soft->host_hz) + v->tsc_offset,
+        .ns = clock_scale(ticks, 1000000000, v->soft->host_hz),
+        .tsc = clock_scale(ticks, v->soft->tsc_hz, v->soft->host_hz) + v->tsc_offset,
     };
 }
 

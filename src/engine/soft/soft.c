@@ -6,6 +6,7 @@
 
 #include "engine/soft/vcpu.h"
 #include "os/guard.h"
+#include "os/tsc.h"
 #include "x86/decode.h"
 #include "x86/system.h"
 
@@ -68,7 +69,7 @@ static void make_offer(void)
     XSAVE_FEATURES(SET_XSAVE)
     offer.clflush_units = 8;
     offer.physical_address_width = PHYSICAL_WIDTH;
-    offer.processor_clock_hz = clock_tsc_hz();
+    offer.processor_clock_hz = os_tsc_hz();
     offer.interrupt_clock_hz = BUS_HZ;
     offer.max_processors = PARTITION_MAX_PROCESSORS;
     offer.apic_emulation = true;
@@ -108,10 +109,9 @@ static HRESULT soft_setup(struct partition *p)
     if (!soft)
         return E_OUTOFMEMORY;
     soft->partition = p;
-    soft->host_hz = clock_tsc_hz();
+    soft->host_hz = os_tsc_hz();
     soft->tsc_hz = p->properties.processor_clock_hz;
     soft->bus_hz = p->properties.interrupt_clock_hz;
-    soft->tsc_zero = clock_tsc();
     soft->apic = p->properties.apic_mode != WHvX64LocalApicEmulationModeNone;
     soft->x2apic_allowed = p->properties.apic_mode == WHvX64LocalApicEmulationModeX2Apic;
     pthread_rwlock_init(&soft->vcpus_lock, NULL);
@@ -128,19 +128,41 @@ static void soft_teardown(struct partition *p)
     p->engine_data = NULL;
 }
 
-// Do something to every processor while all of them stand still.
-static HRESULT soft_properties_changed(struct partition *p)
+// Every processor stands still until resume_all. partition->lock keeps them from coming and going.
+static void stop_all(struct soft_partition *soft)
 {
-    struct soft_partition *soft = p->engine_data;
-    pthread_rwlock_rdlock(&soft->vcpus_lock);
     for (unsigned n = 0; n < PARTITION_MAX_PROCESSORS; n++)
         if (soft->vcpus[n])
             vcpu_stop(soft->vcpus[n]);
-    copy_exits(soft);
+}
+
+static void resume_all(struct soft_partition *soft)
+{
     for (unsigned n = PARTITION_MAX_PROCESSORS; n-- > 0;)
         if (soft->vcpus[n])
             vcpu_resume(soft->vcpus[n]);
+}
+
+static HRESULT soft_properties_changed(struct partition *p)
+{
+    struct soft_partition *soft = p->engine_data;
+    stop_all(soft);
+    copy_exits(soft);
+    resume_all(soft);
+    return S_OK;
+}
+
+static HRESULT soft_reset(struct partition *p)
+{
+    struct soft_partition *soft = p->engine_data;
+    stop_all(soft);
+    // Nobody sends an interrupt meanwhile: who does holds this lock, and waits for no processor under it.
+    pthread_rwlock_wrlock(&soft->vcpus_lock);
+    for (unsigned n = 0; n < PARTITION_MAX_PROCESSORS; n++)
+        if (soft->vcpus[n])
+            vcpu_reset(soft->vcpus[n]);
     pthread_rwlock_unlock(&soft->vcpus_lock);
+    resume_all(soft);
     return S_OK;
 }
 
@@ -250,6 +272,7 @@ const struct engine engine_soft = {
     .capabilities = soft_capabilities,
     .setup = soft_setup,
     .teardown = soft_teardown,
+    .reset = soft_reset,
     .properties_changed = soft_properties_changed,
     .map_changed = soft_map_changed,
     .collect_dirty = soft_collect_dirty,

@@ -51,10 +51,25 @@ void vcpu_resume(struct vcpu *v)
 // What goes with a reset or INIT of the processor itself.
 static void start_over(struct vcpu *v)
 {
-    v->halted = v->wait_for_sipi = false;
-    v->p.pending_valid = v->p.event_valid = v->p.ext_int_valid = v->eoi_exit = false;
-    v->p.notify_interrupt = v->p.notify_nmi = false;
-    v->p.settle = true;
+    v->halted = v->wait_for_sipi = v->eoi_exit = false;
+    processor_start_over(&v->p);
+}
+
+void vcpu_reset(struct vcpu *v)
+{
+    struct soft_partition *soft = v->soft;
+    struct lapic_config config = {
+        .id = v->p.vp->index, .bsp = v->p.vp->index == 0, .x2apic = soft->x2apic_allowed,
+        .physical_width = v->p.cpu.physical_bits, .bus_hz = soft->bus_hz, .tsc_hz = soft->tsc_hz,
+    };
+    lapic_init(&v->lapic, &config);
+    v->p.cpu.mtrr_cap = 0x508;          // 8 variable ranges, the fixed ones, write combining
+    x86_reset(&v->p.cpu);
+    start_over(v);
+    // With an APIC the other processors wait for the first one to start them.
+    v->wait_for_sipi = soft->apic && v->p.vp->index != 0;
+    v->tsc_offset = v->tsc_adjust = 0;
+    atomic_store(&v->attention, 0);
 }
 
 HRESULT vcpu_create(struct vp *vp)
@@ -71,22 +86,12 @@ HRESULT vcpu_create(struct vp *vp)
     processor_init(&v->p, vp, &vcpu_bus);
     v->soft = soft;
     turnstile_init(&v->turnstile);
-    v->p.cpu.mtrr_cap = 0x508;        // 8 variable ranges, the fixed ones, write combining
     x86_default_features(v->p.cpu.features);
     if (!soft->apic)        // without emulation neither the timer nor x2APIC works, so neither is shown
         v->p.cpu.features[X86_FEATURE_TSC_DEADLINE / 64] &= ~(1ull << X86_FEATURE_TSC_DEADLINE % 64);
     if (!soft->x2apic_allowed)
         v->p.cpu.features[X86_FEATURE_X2APIC / 64] &= ~(1ull << X86_FEATURE_X2APIC % 64);
-    struct lapic_config config = {
-        .id = vp->index, .bsp = vp->index == 0, .x2apic = soft->x2apic_allowed,
-        .physical_width = v->p.cpu.physical_bits, .bus_hz = soft->bus_hz, .tsc_hz = soft->tsc_hz,
-    };
-    lapic_init(&v->lapic, &config);
-    x86_reset(&v->p.cpu);
-    start_over(v);
-    // With an APIC the other processors wait for the first one to start them.
-    v->wait_for_sipi = soft->apic && vp->index != 0;
-
+    vcpu_reset(v);
     vp->engine_data = v;
     pthread_rwlock_wrlock(&soft->vcpus_lock);
     if (soft->apic)
@@ -127,7 +132,7 @@ static enum step exit_of_cpu(struct vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
     if (v->p.cpu.exit.kind == X86_EXIT_RDTSC) {
         exit->ReadTsc.VirtualOffset = v->tsc_offset;
         exit->ReadTsc.Tsc = vcpu_guest_tsc(v);
-        exit->ReadTsc.ReferenceTime = vcpu_time(v).ns / 100;
+        exit->ReadTsc.ReferenceTime = partition_reference_time(v->soft->partition);
     }
     return STEP_EXIT;
 }

@@ -35,9 +35,8 @@ struct vcpu_exits {
 
 struct soft_partition {
     struct partition *partition;
-    uint64_t host_hz;                   // of the host's TSC
+    uint64_t host_hz;                   // of the host's TSC, and of the partition's clock
     uint64_t tsc_hz, bus_hz;            // the guest's, as the properties say
-    uint64_t tsc_zero;                  // host TSC at which the guest's was 0
     bool apic;                          // XApic or X2Apic
     bool x2apic_allowed;
     _Atomic(struct lapic *) lapics[PARTITION_MAX_PROCESSORS];
@@ -70,6 +69,8 @@ CHECKED HRESULT vcpu_create(struct vp *vp);
 void vcpu_destroy(struct vp *vp);
 CHECKED HRESULT vcpu_run(struct vp *vp, WHV_RUN_VP_EXIT_CONTEXT *exit);
 void vcpu_cancel(struct vp *vp);
+// As after its creation. No thread runs it.
+void vcpu_reset(struct vcpu *v);
 
 // Have the processor stand still, whoever runs it, and resume.
 void vcpu_stop(struct vcpu *v);
@@ -90,9 +91,5 @@ void vcpu_set_tsc(struct vcpu *v, uint64_t tsc);
 CHECKED HRESULT vcpu_get_registers(struct vp *vp, const WHV_REGISTER_NAME *names, UINT32 count, WHV_REGISTER_VALUE *values);
 CHECKED HRESULT vcpu_set_registers(struct vp *vp, const WHV_REGISTER_NAME *names, UINT32 count,
                                    const WHV_REGISTER_VALUE *values);
-
-// clock.c: the host's time-stamp counter.
-uint64_t clock_tsc(void);
-uint64_t clock_tsc_hz(void);
 
 #endif

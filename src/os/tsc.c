@@ -1,14 +1,14 @@
-// The host's time-stamp counter and its frequency: the one source of a partition's time.
+// The host's time-stamp counter and its frequency.
+#include "os/tsc.h"
+
 #include <pthread.h>
 #include <time.h>
 #include <x86intrin.h>
 
-#include "engine/soft/vcpu.h"
-
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static uint64_t frequency;
 
-uint64_t clock_tsc(void)
+uint64_t os_tsc(void)
 {
     return __rdtsc();
 }
@@ -49,7 +49,7 @@ static void measure(void)
     frequency = (frequency + 5000) / 10000 * 10000;
 }
 
-uint64_t clock_tsc_hz(void)
+uint64_t os_tsc_hz(void)
 {
     pthread_once(&once, measure);
     return frequency;

@@ -1,0 +1,11 @@
+// The host's time-stamp counter: the one source of a partition's time.
+#ifndef BULKHEAD_OS_TSC_H
+#define BULKHEAD_OS_TSC_H
+
+#include <stdint.h>
+
+uint64_t os_tsc(void);
+// Its frequency, measured once per process; the first call takes 10 ms.
+uint64_t os_tsc_hz(void);
+
+#endif
