@@ -3,6 +3,11 @@
 
 // ---- Multiplication ---------------------------------------------------------------------------------------
 
+// CF and OF are what a multiplication says. The other flags are undefined, and some hosts leave them alone: then what the
+// host had in them would come to the guest, and the same guest would not run the same way twice. They stay the guest's.
+#define KEEP_OTHER_FLAGS(flags)                                                                              \
+    cpu->oszapc = (uint16_t)((cpu->oszapc & ~(X86_HOST_CF | X86_HOST_OF)) | ((flags) & (X86_HOST_CF | X86_HOST_OF)))
+
 // One operand: rDX:rAX = rAX * operand; AX for bytes.
 #define MULTIPLY(op, bits, suffix, b)                                                                        \
     uint64_t low = R64(OFFSET_RAX);                                                                          \
@@ -10,7 +15,7 @@
     uint64_t product;                                                                                        \
     asm(#op #suffix " %3\n\tmovq %%rax, %0" FLAGS_OUT                                                        \
         : "=&r"(product), "+&a"(low), "+&d"(high) : "r"(b) : "cc");                                          \
-    cpu->oszapc = (uint16_t)low;
+    KEEP_OTHER_FLAGS(low);
 
 #define MULTIPLY_DONE_8 R16(OFFSET_RAX) = (uint16_t)product
 #define MULTIPLY_DONE_16 W16(OFFSET_RAX, product); W16(OFFSET_RDX, high)
@@ -46,7 +51,7 @@ FOR_SIZES(WIDE_MULTIPLY, imul)
     uint##bits##_t a = a_;                                                                                   \
     uint32_t flags;                                                                                          \
     asm("imul" #suffix " %2, %0" FLAGS_OUT : "+r"(a), "=&a"(flags) : "r"(b_) : "cc");                        \
-    cpu->oszapc = (uint16_t)flags;                                                                           \
+    KEEP_OTHER_FLAGS(flags);                                                                                 \
     W##bits(i->dst, a);                                                                                      \
     NEXT(cpu, i);
 
