@@ -225,6 +225,31 @@ static void test_window(void **state)
     }
 }
 
+// An instruction in a shadow exits and is run again: the shadow ends behind it, not later.
+static void test_shadow_over_an_exit(void **state)
+{
+    // sti; mov al, [0xf000]; inc ax; inc ax; cli; out 0x10, al
+    static const uint8_t code[] = {0xFB, 0xA0, 0x00, 0xF0, 0x40, 0x40, 0xFA, 0xE6, 0x10};
+    WHV_PARTITION_HANDLE p = guest(memory, code, sizeof(code));
+    WHV_RUN_VP_EXIT_CONTEXT exit;
+
+    (void)state;
+    assert_ok(WHvUnmapGpaRange(p, 0xF000, PAGE));
+    exit = run(p, 0);
+    assert_int_equal(exit.ExitReason, WHvRunVpExitReasonMemoryAccess);
+    assert_int_equal(exit.VpContext.Rip, CODE + 1);
+    if (!engine_may_lose_shadow())
+        assert_int_equal(exit.VpContext.ExecutionState.InterruptShadow, 1);
+    assert_ok(WHvMapGpaRange(p, memory + 0xF000, 0xF000, PAGE, RWX));
+    notify(p);
+    exit = run(p, 0);
+    assert_int_equal(exit.ExitReason, WHvRunVpExitReasonX64InterruptWindow);
+    assert_int_equal(exit.VpContext.Rip, engine_may_lose_shadow() ? exit.VpContext.Rip : CODE + 4);
+    exit = run(p, 0);
+    assert_out(&exit, 0x10);
+    assert_ok(WHvDeletePartition(p));
+}
+
 // A guest that closes interrupts right after it opened them takes what is pending in between.
 static void test_popf_takes_what_is_pending(void **state)
 {
@@ -448,6 +473,7 @@ int main(void)
         cmocka_unit_test(test_ext_int),
         cmocka_unit_test(test_window),
         cmocka_unit_test(test_window_after_halt),
+        cmocka_unit_test(test_shadow_over_an_exit),
         cmocka_unit_test(test_popf_takes_what_is_pending),
         cmocka_unit_test(test_nmi),
         cmocka_unit_test(test_injected_nmi),

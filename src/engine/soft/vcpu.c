@@ -317,8 +317,10 @@ static enum step guest(struct vcpu *v, uint64_t generation, WHV_RUN_VP_EXIT_CONT
     case X86_LEAVE_EXCEPTION:
         return deliver_exception(&v->p, exit, cr8_of(v));
     case X86_LEAVE_EXIT:
-        if (shadow && single)
+        if (shadow && single) {
             cpu->interrupt_shadow = 1;      // the instruction was not executed: its shadow is still on
+            x86_update_mode(cpu);           // and ends behind it, which is for single mode to see
+        }
         return exit_of_cpu(v, exit);
     case X86_LEAVE_SHUTDOWN:
         break;
