@@ -101,10 +101,11 @@ static enum x86_answer write_mtrr_variable(struct x86_cpu *cpu, uint32_t msr, ui
 
 // ---- Plain registers --------------------------------------------------------------------------------------
 
-enum plain_check { ANY, CANONICAL, LOW32, READ_ONLY };
+enum plain_check { ANY, CANONICAL, EXTENDED, LOW32, READ_ONLY };
 
 // MSRs that are a field of the processor, with what may be written. LOW32 drops the upper half, as this
-// vendor does.
+// vendor does. EXTENDED takes any value, as this vendor does, and keeps it as an address: a processor holds no other, and
+// a saved one can be set again.
 struct plain { uint32_t msr; uint16_t offset; uint8_t check; uint16_t feature; };
 #define FIELD(member) offsetof(struct x86_cpu, member)
 #define BASE_OF(s) (FIELD(slot) + 8 * (X86_SLOT_SEGMENT + (s)))
@@ -118,8 +119,8 @@ static const struct plain plain[] = {
     { MSR_SFMASK, FIELD(sfmask), LOW32, X86_FEATURE_LM },
     { MSR_TSC_AUX, FIELD(tsc_aux), LOW32, X86_FEATURE_RDTSCP },
     { MSR_SYSENTER_CS, FIELD(sysenter_cs), ANY, X86_FEATURE_SEP },
-    { MSR_SYSENTER_ESP, FIELD(sysenter_esp), ANY, X86_FEATURE_SEP },
-    { MSR_SYSENTER_EIP, FIELD(sysenter_eip), ANY, X86_FEATURE_SEP },
+    { MSR_SYSENTER_ESP, FIELD(sysenter_esp), EXTENDED, X86_FEATURE_SEP },
+    { MSR_SYSENTER_EIP, FIELD(sysenter_eip), EXTENDED, X86_FEATURE_SEP },
     { MSR_MTRR_CAP, FIELD(mtrr_cap), READ_ONLY, X86_FEATURE_MTRR },
 };
 
@@ -194,6 +195,8 @@ static enum x86_answer write_plain(struct x86_cpu *cpu, const struct plain *p, u
 {
     if (p->check == READ_ONLY || (p->check == CANONICAL && !x86_canonical(value)))
         return X86_FAULT_GP;
+    if (p->check == EXTENDED)
+        value = (uint64_t)((int64_t)(value << 16) >> 16);
     *plain_field(cpu, p) = p->check == LOW32 ? value & 0xffffffff : value;
     return X86_DONE;
 }

@@ -60,6 +60,11 @@ static void test_msrs(void **state)
     assert_int_equal(x86_write_msr(&m->cpu, 0xc0000100, 0x800000000000), X86_FAULT_GP);
     assert_int_equal(x86_write_msr(&m->cpu, 0xc0000100, 0xffff800000000000), X86_DONE);
     assert_int_equal(m->cpu.slot[X86_SLOT_SEGMENT + X86_FS], 0xffff800000000000);
+    // SYSENTER_ESP takes any value and holds an address, so that what it holds can be set by name.
+    assert_int_equal(x86_write_msr(&m->cpu, 0x175, 0x7000800000001234), X86_DONE);
+    assert_int_equal(x86_read_msr(&m->cpu, 0x175, &value), X86_DONE);
+    assert_int_equal(value, 0xffff800000001234);
+
     assert_int_equal(x86_write_msr(&m->cpu, 0xc0000080, 0x10000), X86_FAULT_GP);
     assert_int_equal(x86_write_msr(&m->cpu, 0xc0000080, X86_EFER_LME | X86_EFER_LMA), X86_DONE);
     assert_int_equal(m->cpu.efer, X86_EFER_LME);
