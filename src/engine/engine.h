@@ -12,6 +12,7 @@
 #define BULKHEAD_ENGINE_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "WinHvPlatform.h"
@@ -23,6 +24,8 @@ typedef uint64_t gpa_t;
 typedef uint64_t gva_t;
 
 #define CHECKED __attribute__((warn_unused_result))
+
+#define ENGINE_PRIVATE_STATE_MAX 512    // bytes; see get_private_state
 
 // What a partition on this engine can get. `WHvGetCapability` and the property checks read this and nothing else.
 struct engine_capabilities {
@@ -109,6 +112,20 @@ struct engine {
     // The interrupt controller: `page` is the 4,096-byte register page at 16-byte stride.
     CHECKED HRESULT (*get_apic_page)(struct vp *vp, void *page);
     CHECKED HRESULT (*set_apic_page)(struct vp *vp, const void *page);
+    // The XSAVE image (SDM vol. 1 13.4) with all components that the processor has. Get: in the compacted format, of
+    // `xsave_size` bytes, the same for the processor's life. Set: in that format and of that size, or in the standard
+    // one and of its size; else, and where a bit of it is reserved, E_INVALIDARG. The registers of x87 and SSE by name
+    // are the same state.
+    UINT32 (*xsave_size)(struct vp *vp);
+    CHECKED HRESULT (*get_xsave)(struct vp *vp, void *image);
+    CHECKED HRESULT (*set_xsave)(struct vp *vp, const void *image, UINT32 size);
+    // What a processor holds besides registers by name, the APIC's page and the XSAVE image: with all of them it can be
+    // carried to another partition of the same engine (partition/vp_state.h). A versioned block of little-endian
+    // fields. Get: `buffer` has ENGINE_PRIVATE_STATE_MAX bytes, `*size` is how many are used. Set: comes last of all
+    // four, and takes the place of what the others said of the same thing; any content is safe, and what no processor
+    // of this engine could hold is E_INVALIDARG.
+    CHECKED HRESULT (*get_private_state)(struct vp *vp, uint8_t *buffer, size_t *size);
+    CHECKED HRESULT (*set_private_state)(struct vp *vp, const uint8_t *buffer, size_t size);
 
     CHECKED HRESULT (*translate_gva)(struct vp *vp, gva_t gva, WHV_TRANSLATE_GVA_FLAGS flags,
                                      WHV_TRANSLATE_GVA_RESULT *result, gpa_t *gpa);

@@ -30,6 +30,10 @@ struct processor {
     bool notify_interrupt, notify_nmi;  // DeliverabilityNotifications
     uint8_t notify_priority;
 
+    // What settling would otherwise derive from segments and memory, where it came from another processor with the rest
+    // (private_state.h). Gone with the first settling, and with a register that has it derived anew.
+    struct { bool valid; uint8_t cpl; uint64_t pdpte[4]; } carried;
+
     // The bytes at RIP, where the engine has them at hand; count 0: they are fetched when an exit is to tell
     // them.
     uint8_t code[16], code_count;
@@ -44,6 +48,10 @@ struct processor {
 void processor_init(struct processor *p, struct vp *vp, const struct x86_bus *bus);
 // Forget all events: a reset or INIT.
 void processor_start_over(struct processor *p);
+
+// State that was set from outside is to be run: x86_settle_state, and what came along from another processor instead of
+// what that derives.
+void processor_settle(struct processor *p);
 
 // ---- memory.c: guest memory as the processor's bus has it --------------------------------------------------------
 

@@ -595,10 +595,15 @@ HRESULT registers_set(struct processor *p, const struct register_table *own, con
         if (!row->set || (row->valid && !row->valid(p, (uint32_t)names[n] - row->first, &value)))
             return HV_INVALID_PARAMETER;
     }
+    bool settle = p->settle;
+    p->settle = false;
     for (UINT32 n = 0; n < count; n++) {
         row = row_of(own, (uint32_t)names[n]);
         memcpy(&value, &values[n], sizeof value);
         row->set(p, (uint32_t)names[n] - row->first, &value);
     }
+    if (p->settle)
+        p->carried.valid = false;       // what it was derived from is not what it was
+    p->settle |= settle;
     return S_OK;
 }

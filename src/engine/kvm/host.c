@@ -361,7 +361,8 @@ void kvm_host_offer(const struct kvm_host *h, struct engine_capabilities *offer)
     bool debug = h->guest_debug && h->hardware;
 
     *offer = (struct engine_capabilities){
-        .features = { .PartialUnmap = 1, .LocalApicEmulation = 1, .DirtyPageTracking = 1, .VpHotAddRemove = 1 },
+        .features = { .PartialUnmap = 1, .LocalApicEmulation = 1, .DirtyPageTracking = 1, .VpHotAddRemove = 1,
+                      .Xsave = 1 },
         .extended_vm_exits = { .X64MsrExit = h->msr_exits, .ExceptionExit = debug },
         // KVM_GUESTDBG_USE_SW_BP and KVM_GUESTDBG_USE_HW_BP: breakpoints and debug exceptions, nothing else.
         .exception_exit_bitmap = debug ? 1u << WHvX64ExceptionTypeDebugTrapOrFault |

@@ -72,6 +72,13 @@ static HRESULT take_emulation_failures(const struct kvm_partition *kvm)
     return kvm_host()->emulation_exits ? kvm_hresult(kvm_ioctl(kvm->vm, KVM_ENABLE_CAP, &cap)) : S_OK;
 }
 
+// Before KVM_CAP_XSAVE2 it is that of struct kvm_xsave.
+static size_t xsave_size(int vm)
+{
+    int size = kvm_ioctl_value(vm, KVM_CHECK_EXTENSION, KVM_CAP_XSAVE2);
+    return size > (int)sizeof(struct kvm_xsave) ? (size_t)size : sizeof(struct kvm_xsave);
+}
+
 static HRESULT kvm_setup(struct partition *p)
 {
     if (!os_guard_install() || !os_kick_install())
@@ -101,6 +108,7 @@ static HRESULT kvm_setup(struct partition *p)
         release(kvm);
         return hr;
     }
+    kvm->xsave_size = xsave_size(kvm->vm);
     kvm_slots_init(&kvm->slots, kvm->vm, kvm_host()->slots);
     pthread_rwlock_init(&kvm->vcpus_lock, NULL);
     copy_exits(kvm);
@@ -311,6 +319,11 @@ const struct engine engine_kvm = {
     .set_registers = kvm_set_registers,
     .get_apic_page = kvm_get_page,
     .set_apic_page = kvm_set_page,
+    .xsave_size = kvm_xsave_size,
+    .get_xsave = kvm_get_xsave,
+    .set_xsave = kvm_set_xsave,
+    .get_private_state = kvm_get_private_state,
+    .set_private_state = kvm_set_private_state,
     .translate_gva = kvm_translate_gva,
     .request_interrupt = kvm_request_interrupt,
     .cpuid = kvm_cpuid,

@@ -163,25 +163,34 @@ static void store_events(struct kvm_vcpu *v)
 // state.
 #define XSTATE_BV(xsave) ((xsave)->region[512 / 4])
 
-static HRESULT fetch_fpu(struct kvm_vcpu *v)
+void kvm_state_load_fpu(struct kvm_vcpu *v)
 {
-    int answer = kvm_ioctl(v->fd, KVM_GET_XSAVE, &v->xsave);
-    if (answer < 0)
-        return kvm_hresult(answer);
     struct x86_fx_image image;
     memcpy(&image, v->xsave.region, sizeof image);
     image.mxcsr &= X86_MXCSR_VALID;
     (void)x86_fpu_from_image(&v->p.cpu, &image, true, 16);
-    return S_OK;
+}
+
+void kvm_state_place_fpu(struct kvm_vcpu *v)
+{
+    struct x86_fx_image image;
+    x86_fpu_to_image(&v->p.cpu, &image, true);
+    memcpy(v->xsave.region, &image, sizeof image);
+    XSTATE_BV(&v->xsave) |= 3;
+}
+
+static HRESULT fetch_fpu(struct kvm_vcpu *v)
+{
+    bool larger = v->kvm->xsave_size > sizeof v->xsave;
+    int answer = kvm_ioctl(v->fd, larger ? KVM_GET_XSAVE2 : KVM_GET_XSAVE, &v->xsave);
+    if (answer >= 0)
+        kvm_state_load_fpu(v);
+    return kvm_hresult(answer);
 }
 
 static HRESULT store_fpu(struct kvm_vcpu *v)
 {
-    struct x86_fx_image image;
-    memcpy(&image, v->xsave.region, sizeof image);
-    x86_fpu_to_image(&v->p.cpu, &image, true);
-    memcpy(v->xsave.region, &image, sizeof image);
-    XSTATE_BV(&v->xsave) |= 3;
+    kvm_state_place_fpu(v);
     return kvm_hresult(kvm_ioctl(v->fd, KVM_SET_XSAVE, &v->xsave));
 }
 
@@ -417,7 +426,7 @@ void kvm_state_reset(struct kvm_vcpu *v)
     x86_reset(&v->p.cpu);
     memset(&v->run->s.regs, 0, sizeof v->run->s.regs);
     s->apic_base = APIC_BASE_RESET | (v->p.vp->index == 0 ? APIC_BASE_BSP : 0);
-    memset(&v->xsave, 0, sizeof v->xsave);
+    memset(&v->xsave, 0, v->kvm->xsave_size);
     v->seen_stale = true;
     v->fresh = KVM_GROUPS_SYNCED | REGISTER_FPU;
     v->changed = KVM_GROUPS_SYNCED | REGISTER_FPU;

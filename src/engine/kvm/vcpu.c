@@ -136,7 +136,7 @@ HRESULT kvm_vcpu_create(struct vp *vp)
     HRESULT hr = take_kvm_vcpu(kvm, vp->index, &used);
     if (FAILED(hr))
         return hr;
-    struct kvm_vcpu *v = mmap(NULL, sizeof *v, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    struct kvm_vcpu *v = mmap(NULL, kvm_vcpu_size(kvm), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (v == MAP_FAILED)
         return E_OUTOFMEMORY;
     processor_init(&v->p, vp, &kvm_bus);
@@ -147,7 +147,7 @@ HRESULT kvm_vcpu_create(struct vp *vp)
     hr = set_up(v, used);
     if (FAILED(hr)) {
         vp->engine_data = NULL;
-        munmap(v, sizeof *v);
+        munmap(v, kvm_vcpu_size(kvm));
         return hr;
     }
     turnstile_init(&v->turnstile);
@@ -183,7 +183,7 @@ void kvm_vcpu_destroy(struct vp *vp)
     (void)ignored;
     vp->engine_data = NULL;
     turnstile_destroy(&v->turnstile);
-    munmap(v, sizeof *v);
+    munmap(v, kvm_vcpu_size(kvm));
 }
 
 // ---- Events ------------------------------------------------------------------------------------------------------

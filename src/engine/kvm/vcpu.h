@@ -46,6 +46,7 @@ struct kvm_partition {
     struct kvm_apic interrupts;
     bool eoi_late;                      // KVM tells of an EOI late: processors stop after each instruction meanwhile
     _Atomic unsigned level_requests;    // level-triggered interrupts on their way to processors, where eoi_late
+    size_t xsave_size;                  // bytes of the area that KVM takes and gives
     struct kvm_slots slots;
     _Atomic uint64_t map_version;       // moves on with each change of the map
     _Atomic(struct kvm_vcpu *) vcpus[PARTITION_MAX_PROCESSORS];
@@ -97,8 +98,13 @@ struct kvm_vcpu {
     struct kvm_tsc_registers tsc;       // KVM_GROUP_TSC
     uint8_t apic_page[KVM_APIC_PAGE_SIZE], apic_before[KVM_APIC_PAGE_SIZE];    // KVM_GROUP_APIC, and as fetched
     struct x86_step step;               // the instruction that is stepped
-    struct kvm_xsave xsave;             // what FPU registers come in; last, as its size is open
+    struct kvm_xsave xsave;             // what FPU registers come in; last, as it has kvm->xsave_size bytes
 };
+
+static inline size_t kvm_vcpu_size(const struct kvm_partition *kvm)
+{
+    return offsetof(struct kvm_vcpu, xsave) + kvm->xsave_size;
+}
 
 static inline struct kvm_vcpu *kvm_vcpu_of(struct processor *p) { return (struct kvm_vcpu *)p; }
 
@@ -127,6 +133,9 @@ void kvm_state_prepare_run(struct kvm_vcpu *v);
 CHECKED int kvm_state_hand_over(struct kvm_vcpu *v);
 // After KVM_RUN: the synchronised groups are fresh, nothing else is.
 void kvm_state_after_run(struct kvm_vcpu *v);
+// Between the view's x87 and vector registers and its XSAVE area, in the standard format.
+void kvm_state_load_fpu(struct kvm_vcpu *v);
+void kvm_state_place_fpu(struct kvm_vcpu *v);
 // A processor as it is after reset, in the view alone.
 void kvm_state_reset(struct kvm_vcpu *v);
 static inline UINT8 kvm_state_cr8(const struct kvm_vcpu *v) { return v->run->s.regs.sregs.cr8 & 15; }
@@ -135,6 +144,13 @@ static inline UINT8 kvm_state_cr8(const struct kvm_vcpu *v) { return v->run->s.r
 CHECKED HRESULT kvm_get_registers(struct vp *vp, const WHV_REGISTER_NAME *names, UINT32 count, WHV_REGISTER_VALUE *values);
 CHECKED HRESULT kvm_set_registers(struct vp *vp, const WHV_REGISTER_NAME *names, UINT32 count,
                                   const WHV_REGISTER_VALUE *values);
+
+// xsave.c, private.c: engine.h's calls.
+UINT32 kvm_xsave_size(struct vp *vp);
+CHECKED HRESULT kvm_get_xsave(struct vp *vp, void *image);
+CHECKED HRESULT kvm_set_xsave(struct vp *vp, const void *image, UINT32 size);
+CHECKED HRESULT kvm_get_private_state(struct vp *vp, uint8_t *buffer, size_t *size);
+CHECKED HRESULT kvm_set_private_state(struct vp *vp, const uint8_t *buffer, size_t size);
 
 // half.c: instructions that KVM has half done. KVM exited for a port or memory access: put the view before
 // the instruction. Inside kvm_view_do. E_FAIL: KVM answered what it never should.

@@ -312,3 +312,30 @@ int lapic_take_sipi(struct lapic *l)
 
     return old & ATTENTION_SIPI ? (int)(old >> ATTENTION_SIPI_VECTOR_SHIFT & 0xFF) : -1;
 }
+
+// --- State, for the host ---
+
+struct lapic_latches lapic_get_latches(const struct lapic *l)
+{
+    uint32_t attention = atomic_load(&l->attention);
+
+    return (struct lapic_latches){
+        .nmi = attention & ATTENTION_NMI,
+        .init = attention & ATTENTION_INIT,
+        .sipi = attention & ATTENTION_SIPI,
+        .sipi_vector = (uint8_t)(attention >> ATTENTION_SIPI_VECTOR_SHIFT),
+        .errors = (uint8_t)atomic_load(&l->errors),
+    };
+}
+
+void lapic_set_latches(struct lapic *l, const struct lapic_latches *latches)
+{
+    uint32_t all = ATTENTION_NMI | ATTENTION_INIT | ATTENTION_SIPI | 0xFFu << ATTENTION_SIPI_VECTOR_SHIFT;
+    uint32_t bits = (latches->nmi ? ATTENTION_NMI : 0) | (latches->init ? ATTENTION_INIT : 0);
+
+    if (latches->sipi) {
+        bits |= ATTENTION_SIPI | (uint32_t)latches->sipi_vector << ATTENTION_SIPI_VECTOR_SHIFT;
+    }
+    latch(l, all, bits);
+    atomic_store(&l->errors, latches->errors);
+}

@@ -235,7 +235,15 @@ bool lapic_set_register(struct lapic *l, uint32_t offset, uint64_t value, struct
 // What lapic_set_register would answer.
 bool lapic_register_valid(const struct lapic *l, uint32_t offset, uint64_t value, struct lapic_time now);
 
-// All registers, at 16-byte stride; the rest of the page is 0. TSC deadline and base are not part of it.
+// What is in no register: messages that the processor has not taken yet, and errors since the last write of ESR.
+struct lapic_latches {
+    bool nmi, init, sipi;
+    uint8_t sipi_vector, errors;
+};
+struct lapic_latches lapic_get_latches(const struct lapic *l);
+void lapic_set_latches(struct lapic *l, const struct lapic_latches *latches);
+
+// All registers, at 16-byte stride; the rest of the page is 0. TSC deadline, base and latches are not part of it.
 void lapic_get_page(const struct lapic *l, void *page, struct lapic_time now);
 // False, and nothing changed: a register has reserved bits set. Any content is safe. Registers that only
 // follow from others are ignored, and so is what is between registers.

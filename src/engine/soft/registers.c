@@ -17,10 +17,15 @@ static void get_tsc(struct processor *p, unsigned n, WHV_REGISTER_VALUE *value)
     value->Reg64 = vcpu_guest_tsc(vcpu_of(p));
 }
 
+// WRMSR to one of the two changes the other (SDM vol. 3B 18.17.3). Here each is set by itself, or a counter that came
+// from elsewhere could not be had together with its adjustment.
 static void set_tsc(struct processor *p, unsigned n, const WHV_REGISTER_VALUE *value)
 {
     (void)n;
-    vcpu_set_tsc(vcpu_of(p), value->Reg64);
+    struct vcpu *v = vcpu_of(p);
+    uint64_t adjust = v->tsc_adjust;
+    vcpu_set_tsc(v, value->Reg64);
+    v->tsc_adjust = adjust;
 }
 
 static void get_tsc_offset(struct processor *p, unsigned n, WHV_REGISTER_VALUE *value)
@@ -38,10 +43,7 @@ static void get_tsc_adjust(struct processor *p, unsigned n, WHV_REGISTER_VALUE *
 static void set_tsc_adjust(struct processor *p, unsigned n, const WHV_REGISTER_VALUE *value)
 {
     (void)n;
-    struct vcpu *v = vcpu_of(p);
-    v->tsc_offset += value->Reg64 - v->tsc_adjust;
-    v->tsc_adjust = value->Reg64;
-    lapic_tsc_changed(&v->lapic, vcpu_time(v));
+    vcpu_of(p)->tsc_adjust = value->Reg64;
 }
 
 // ---- Local APIC --------------------------------------------------------------------------------------------------

@@ -44,6 +44,7 @@ static void make_offer(void)
     x86_default_features(features);
     offer.features.PartialUnmap = 1;
     offer.features.LocalApicEmulation = 1;
+    offer.features.Xsave = 1;
     offer.features.DirtyPageTracking = 1;
     offer.features.VpHotAddRemove = 1;
     offer.extended_vm_exits.X64CpuidExit = 1;
@@ -284,6 +285,11 @@ const struct engine engine_soft = {
     .set_registers = vcpu_set_registers,
     .get_apic_page = soft_get_apic_page,
     .set_apic_page = soft_set_apic_page,
+    .xsave_size = vcpu_xsave_size,
+    .get_xsave = vcpu_get_xsave,
+    .set_xsave = vcpu_set_xsave,
+    .get_private_state = vcpu_get_private_state,
+    .set_private_state = vcpu_set_private_state,
     .translate_gva = soft_translate_gva,
     .request_interrupt = soft_request_interrupt,
     .cpuid = soft_cpuid,

@@ -330,7 +330,7 @@ static enum step guest(struct vcpu *v, uint64_t generation, WHV_RUN_VP_EXIT_CONT
 
 static enum step settle(struct vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
-    x86_settle_state(&v->p.cpu);
+    processor_settle(&v->p);
     // An external interrupt event without an APIC mode is accepted by the set call and refused by the run.
     if (!x86_state_valid(&v->p.cpu) || (v->p.ext_int_valid && !v->soft->apic))
         return exit_with(v, exit, WHvRunVpExitReasonInvalidVpRegisterValue);

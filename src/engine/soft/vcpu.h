@@ -92,4 +92,11 @@ CHECKED HRESULT vcpu_get_registers(struct vp *vp, const WHV_REGISTER_NAME *names
 CHECKED HRESULT vcpu_set_registers(struct vp *vp, const WHV_REGISTER_NAME *names, UINT32 count,
                                    const WHV_REGISTER_VALUE *values);
 
+// state.c: all of a processor's state.
+UINT32 vcpu_xsave_size(struct vp *vp);
+CHECKED HRESULT vcpu_get_xsave(struct vp *vp, void *image);
+CHECKED HRESULT vcpu_set_xsave(struct vp *vp, const void *image, UINT32 size);
+CHECKED HRESULT vcpu_get_private_state(struct vp *vp, uint8_t *buffer, size_t *size);
+CHECKED HRESULT vcpu_set_private_state(struct vp *vp, const uint8_t *buffer, size_t size);
+
 #endif
