@@ -3,7 +3,7 @@
 # shellcheck shell=bash disable=SC2034
 
 # What builds the library and the command, and what packs the guest's files.
-packages_build=(gcc libc6-dev meson ninja-build pkg-config python3 libzydis-dev libzycore-dev libjson-c-dev)
+packages_build=(gcc libc6-dev meson ninja-build pkg-config python3 libzydis-dev libzycore-dev libjson-c-dev libxxhash-dev)
 packages_guest=(cpio)
 
 # What the tests need on top: the second compiler, C++, the test library, the assembler for the guests, the

@@ -72,6 +72,54 @@ HRESULT BulkheadSetRelaxations(WHV_PARTITION_HANDLE Partition, const char *List)
 HRESULT BulkheadGetVirtualProcessorInstructionCount(WHV_PARTITION_HANDLE Partition, UINT32 VpIndex,
                                                     UINT64 *Count);
 
+/* ---- Migration -------------------------------------------------------------------------------------------
+ *
+ * A migration handle is a descriptor underneath, the end of a local channel. Taken out of its handle it can be
+ * sent over a Unix socket, inherited, or fetched with pidfd_getfd; the other process makes a handle of it. The
+ * process that started the migration must keep no copy of it, or it could not tell when the other one is gone. */
+
+/* Takes the descriptor out of a handle. The handle is none any more; the descriptor is the caller's to close,
+ * and has close-on-exec set.
+ * Errors: E_POINTER; E_HANDLE for a handle that was never issued or is closed. */
+HRESULT BulkheadFdFromHandle(HANDLE Handle, int *Fd);
+
+/* Makes a migration handle of a descriptor, which is the handle's from then on. What is behind it is looked at by
+ * WHvAcceptPartitionMigration.
+ * Errors: E_POINTER; E_INVALIDARG when Fd is no open descriptor; E_OUTOFMEMORY. The descriptor stays the
+ * caller's then. */
+HRESULT BulkheadHandleFromFd(int Fd, HANDLE *Handle);
+
+/* Closes a handle and its descriptor. WHvAcceptPartitionMigration does so by itself when it succeeds.
+ * Errors: E_HANDLE. */
+HRESULT BulkheadCloseHandle(HANDLE Handle);
+
+/* Whether the guest's clocks shall show the time between WHvStartPartitionMigration and WHvSetupPartition. Unless
+ * told, they go on where they stood. Between WHvAcceptPartitionMigration and WHvSetupPartition.
+ * Errors: E_INVALIDARG for the handle; ERROR_INVALID_STATE (as an HRESULT). */
+HRESULT BulkheadShowDowntime(WHV_PARTITION_HANDLE Partition, BOOL Show);
+
+/* Tells where a guest address lies in this process, and how many bytes from there on lie behind each other in
+ * guest and host. Memory that came with a migrated partition is the library's: it stays until the partition is
+ * deleted, whether it is mapped for the guest or not.
+ * Errors: E_POINTER; E_INVALIDARG for the handle; ERROR_INVALID_STATE; WHV_E_GPA_RANGE_NOT_FOUND. */
+HRESULT BulkheadFindGuestMemory(WHV_PARTITION_HANDLE Partition, WHV_GUEST_PHYSICAL_ADDRESS GuestAddress, VOID **Address,
+                                UINT64 *SizeInBytes);
+
+/* Writes the state of all processors and of the clock, as bytes that a later call, another process or another
+ * host can load. Memory, its mapping and properties are not in it. No processor may run.
+ * Errors: E_INVALIDARG for the handle; ERROR_INVALID_STATE, also when a processor runs; WHV_E_INSUFFICIENT_BUFFER
+ * with the size needed; E_OUTOFMEMORY. */
+HRESULT BulkheadSavePartitionState(WHV_PARTITION_HANDLE Partition, VOID *Buffer, UINT32 BufferSizeInBytes,
+                                   UINT32 *WrittenSizeInBytes);
+
+/* Loads such a state into a partition that is set up with the same properties on the same engine. Processors that
+ * are missing are created. Time stands still until the next run, and goes on where it was; with ShowDowntime by
+ * so much later as the time of day is. On failure some processors have their new state and others not.
+ * Errors: E_POINTER; E_INVALIDARG for the handle, or bytes that are not a state for this partition;
+ * ERROR_NOT_SUPPORTED for a newer version or another engine; ERROR_INVALID_STATE; E_OUTOFMEMORY. */
+HRESULT BulkheadLoadPartitionState(WHV_PARTITION_HANDLE Partition, const VOID *Buffer, UINT32 BufferSizeInBytes,
+                                   BOOL ShowDowntime);
+
 #if defined(__GNUC__) && !defined(_WIN32)
 #pragma GCC visibility pop
 #endif

@@ -50,11 +50,11 @@ HRESULT api_enter_vp(struct api_call *call, WHV_PARTITION_HANDLE handle, UINT32 
     if (FAILED(hr))
         return hr;
     call->vp = partition_vp_pin(call->partition, index);
-    if (!call->vp) {
+    // Once more, since who takes the partition out of service waits for those alone that are in by then.
+    hr = call->vp ? check_state(call->partition, states) : WHV_E_VP_DOES_NOT_EXIST;
+    if (FAILED(hr))
         api_leave(call);
-        return WHV_E_VP_DOES_NOT_EXIST;
-    }
-    return S_OK;
+    return hr;
 }
 
 void api_leave(struct api_call *call)

@@ -55,8 +55,12 @@ HRESULT WINAPI WHvRequestInterrupt(WHV_PARTITION_HANDLE Partition, const WHV_INT
         hr = HV_OPERATION_DENIED;
     else
         hr = check_interrupt(&interrupt);
-    if (SUCCEEDED(hr))
+    if (SUCCEEDED(hr) && !partition_request_begin(call.partition))
+        hr = API_INVALID_STATE;
+    else if (SUCCEEDED(hr)) {
         hr = call.partition->engine->request_interrupt(call.partition, &interrupt);
+        partition_request_end(call.partition);
+    }
     api_leave(&call);
     return hr;
 }

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "api/call.h"
+#include "partition/migration.h"
 
 HRESULT WINAPI WHvCreatePartition(WHV_PARTITION_HANDLE *Partition)
 {
@@ -22,11 +23,12 @@ HRESULT WINAPI WHvCreatePartition(WHV_PARTITION_HANDLE *Partition)
 HRESULT WINAPI WHvSetupPartition(WHV_PARTITION_HANDLE Partition)
 {
     struct api_call call;
-    HRESULT hr = api_enter(&call, Partition, IN_CREATED);
+    HRESULT hr = api_enter(&call, Partition, IN_CREATED | IN_MIGRATING_IN);
 
     if (FAILED(hr))
         return hr;
-    hr = partition_setup_locked(call.partition);
+    hr = call.partition->state == PARTITION_CREATED ? partition_setup_locked(call.partition)
+                                                    : migration_setup_locked(call.partition);
     api_leave(&call);
     return hr;
 }

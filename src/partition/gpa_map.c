@@ -223,6 +223,13 @@ HRESULT gpa_map_remove(struct gpa_map *map, gpa_t gpa, uint64_t size, struct gpa
     return hr;
 }
 
+void gpa_map_clear(struct gpa_map *map)
+{
+    pthread_rwlock_wrlock(&map->lock);
+    map->count = 0;
+    pthread_rwlock_unlock(&map->lock);
+}
+
 void gpa_map_keep(struct gpa_map_undo *undo)
 {
     if (undo->old != undo->few)

@@ -54,6 +54,9 @@ CHECKED HRESULT gpa_map_insert(struct gpa_map *map, const struct gpa_range *rang
 // mapped, E_OUTOFMEMORY when a split has no room: both change nothing. Takes the write lock. `undo` as above.
 CHECKED HRESULT gpa_map_remove(struct gpa_map *map, gpa_t gpa, uint64_t size, struct gpa_map_undo *undo);
 
+// Take everything out. Takes the write lock.
+void gpa_map_clear(struct gpa_map *map);
+
 // The change stands; or it is taken back, which cannot fail. Restoring takes the write lock.
 void gpa_map_keep(struct gpa_map_undo *undo);
 void gpa_map_restore(struct gpa_map *map, struct gpa_map_undo *undo);

@@ -1,11 +1,13 @@
 // The life of a partition: create, choose and set up an engine, change memory, stop, free.
 #include "partition/partition.h"
 
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "os/tsc.h"
+#include "partition/migration.h"
 
 // The wish has changed: defaults are those of the engines that it allows.
 static void wish_changed_locked(struct partition *p)
@@ -55,6 +57,30 @@ bool partition_capabilities_locked(struct partition *p, struct engine_capabiliti
 
 HRESULT partition_setup_locked(struct partition *p)
 {
+    HRESULT hr = partition_bring_up_locked(p);
+
+    if (SUCCEEDED(hr))
+        p->state = PARTITION_SET_UP;
+    return hr;
+}
+
+void partition_tear_down_locked(struct partition *p)
+{
+    for (unsigned int i = 0; i < PARTITION_MAX_PROCESSORS; i++) {
+        if (!p->vps[i])
+            continue;
+        p->vps[i]->references = 0;
+        p->engine->vp_destroy(p->vps[i]);
+        p->vps[i] = NULL;
+    }
+    if (p->engine)
+        p->engine->teardown(p);
+    p->engine = NULL;
+    gpa_map_clear(&p->map);
+}
+
+HRESULT partition_bring_up_locked(struct partition *p)
+{
     char passed[ENGINE_REPORT_SIZE] = "";
     const struct engine *engine;
     HRESULT hr = WHV_E_INVALID_PARTITION_CONFIG;
@@ -75,7 +101,6 @@ HRESULT partition_setup_locked(struct partition *p)
         if (SUCCEEDED(hr)) {
             engine_report_write(p->engine_report, sizeof(p->engine_report), &p->wish, engine, &p->properties,
                                 passed);
-            p->state = PARTITION_SET_UP;
             return S_OK;
         }
         p->engine = NULL;
@@ -103,6 +128,41 @@ HRESULT partition_hold_locked(struct partition *p)
         return HRESULT_FROM_WIN32(ERROR_INVALID_STATE);
     }
     return S_OK;
+}
+
+// Calls that change a processor pin it. None of them waits for anything but the processor.
+static bool others_inside(struct partition *p)
+{
+    for (unsigned int i = 0; i < PARTITION_MAX_PROCESSORS; i++)
+        if (p->vps[i] && p->vps[i]->references != (VP_LIVE | VP_CLAIMED) + 1)
+            return true;
+    return p->requests != 0;
+}
+
+HRESULT partition_close_locked(struct partition *p, enum partition_state state)
+{
+    HRESULT hr = partition_hold_locked(p);
+
+    if (FAILED(hr))
+        return hr;
+    p->state = state;
+    while (others_inside(p))
+        sched_yield();
+    return S_OK;
+}
+
+bool partition_request_begin(struct partition *p)
+{
+    atomic_fetch_add(&p->requests, 1);
+    if (p->state == PARTITION_SET_UP)
+        return true;
+    partition_request_end(p);
+    return false;
+}
+
+void partition_request_end(struct partition *p)
+{
+    atomic_fetch_sub(&p->requests, 1);
 }
 
 void partition_let_run_locked(struct partition *p)
@@ -359,6 +419,7 @@ HRESULT partition_query_dirty_locked(struct partition *p, gpa_t gpa, uint64_t si
 void partition_stop(struct partition *p)
 {
     pthread_mutex_lock(&p->lock);
+    migration_leave(p);
     // First the state, then the cancel: a thread that claims a processor looks at the state afterwards, so it
     // either sees that, or is there to be cancelled.
     p->state = PARTITION_DELETED;
@@ -371,13 +432,9 @@ void partition_stop(struct partition *p)
 void partition_free(struct partition *p)
 {
     pthread_mutex_lock(&p->lock);
-    for (unsigned int i = 0; i < PARTITION_MAX_PROCESSORS; i++) {
-        if (p->vps[i])
-            p->engine->vp_destroy(p->vps[i]);
-        p->vps[i] = NULL;
-    }
     if (p->engine)
-        p->engine->teardown(p);
+        partition_tear_down_locked(p);
+    migration_release(p);
     pthread_mutex_unlock(&p->lock);
 
     for (unsigned int i = 0; i < PARTITION_MAX_PROCESSORS; i++)

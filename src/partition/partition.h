@@ -60,6 +60,10 @@ struct partition {
     struct gpa_map map;
     struct partition_clock clock;           // stands until the first run
     struct dirty dirty;                     // written pages that an engine marked and nobody has asked for
+    atomic_uint requests;                   // calls without lock or processor that are changing something
+    struct migration *migration;            // under lock; migration.c's own, in the states of migration
+    struct guest_memory *memory;            // that came with the partition (handover.c)
+    bool show_downtime;                     // under lock: a migration's length is to be seen by the guest
     struct vp *vps[PARTITION_MAX_PROCESSORS];               // under lock; NULL where no processor exists
     _Atomic(struct vp *) vp_memory[PARTITION_MAX_PROCESSORS];   // of every processor that was ever created
     pthread_cond_t vp_unused;               // a processor that is being deleted has lost its last user
@@ -76,6 +80,9 @@ bool partition_capabilities_locked(struct partition *p, struct engine_capabiliti
 // engine supports all that was asked for; WHV_E_UNSUPPORTED_HYPERVISOR_CONFIG when the wish cannot be met;
 // the engine's own error when its set-up failed and no other is left.
 CHECKED HRESULT partition_setup_locked(struct partition *p);
+// The same, and the state stays as it is; and the way back: engine, processors and map are gone.
+CHECKED HRESULT partition_bring_up_locked(struct partition *p);
+void partition_tear_down_locked(struct partition *p);
 
 // The report on the engine it has, or would get; and on the one that a partition with default properties
 // would get.
@@ -105,6 +112,14 @@ CHECKED HRESULT partition_query_dirty_locked(struct partition *p, gpa_t gpa, uin
 CHECKED HRESULT partition_hold_locked(struct partition *p);
 void partition_let_run_locked(struct partition *p);
 
+// The same, and leave the state set up for `state`, in which nothing more changes: calls that had seen the state before
+// are over when this returns. On failure the state is as it was.
+CHECKED HRESULT partition_close_locked(struct partition *p, enum partition_state state);
+
+// Around a change that is made without lock or processor. False: the state is none that allows it any more.
+bool partition_request_begin(struct partition *p);
+void partition_request_end(struct partition *p);
+
 // Processors as they are after creation, and time at 0 until the next run; memory, map and properties stay. Otherwise as
 // partition_hold. The engine's error: some processors are reset, others not.
 CHECKED HRESULT partition_reset_locked(struct partition *p);
@@ -133,8 +148,8 @@ CHECKED HRESULT partition_vp_delete_locked(struct partition *p, UINT32 index);
 struct vp *partition_vp_pin(struct partition *p, UINT32 index);
 void partition_vp_unpin(struct vp *vp);
 
-// Pin a processor and have it alone: to run it, or to keep it from running. WHV_E_VP_DOES_NOT_EXIST, or
-// WHV_E_INVALID_VP_STATE when another call has it. No lock needed. Undone by vp_release.
+// Pin a processor and have it alone: to run it, or to keep it from running. WHV_E_VP_DOES_NOT_EXIST,
+// WHV_E_INVALID_VP_STATE when another call has it, ERROR_INVALID_STATE when the partition is not set up (any more). No lock needed. Undone by vp_release.
 CHECKED HRESULT partition_vp_claim(struct partition *p, UINT32 index, struct vp **vp);
 void partition_vp_release(struct vp *vp);
 void partition_vp_release_locked(struct vp *vp);

@@ -446,6 +446,17 @@ void property_get(const struct property_values *values, const struct property *p
     memcpy(buffer, (const char *)values + property->offset, property->size);
 }
 
+const void *property_value(const struct property_values *values, const struct property *property, UINT32 *count)
+{
+    *count = count_of(values, property);
+    return property_is_list(property) ? list_of(values, property) : (const char *)values + property->offset;
+}
+
+bool property_is_set(const struct property_values *values, const struct property *property)
+{
+    return values->set_rows & row_bit(property);
+}
+
 void property_relax(struct engine_capabilities *capabilities, WHV_EXTENDED_VM_EXITS relaxed)
 {
     // What chooses among exits that need not happen need not be there either.

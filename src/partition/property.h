@@ -102,6 +102,11 @@ void property_put_back(struct property_values *values, const struct property *pr
 // Copy a value out; `buffer` has room for property->size bytes. Not for lists.
 void property_get(const struct property_values *values, const struct property *property, void *buffer);
 
+// The value, or the list with its `count` elements; not a copy. NULL for an empty list.
+const void *property_value(const struct property_values *values, const struct property *property, UINT32 *count);
+// Whether the caller has set it; otherwise it is a default.
+bool property_is_set(const struct property_values *values, const struct property *property);
+
 // Add what a partition may ask for when these exits are not insisted on: they, and what chooses among them.
 void property_relax(struct engine_capabilities *capabilities, WHV_EXTENDED_VM_EXITS relaxed);
 

@@ -79,6 +79,7 @@ void partition_vp_unpin(struct vp *vp)
 HRESULT partition_vp_claim(struct partition *p, UINT32 index, struct vp **claimed)
 {
     struct vp *vp = index < PARTITION_MAX_PROCESSORS ? p->vp_memory[index] : NULL;
+    enum partition_state state;
     int seen;
 
     if (!vp)
@@ -90,10 +91,11 @@ HRESULT partition_vp_claim(struct partition *p, UINT32 index, struct vp **claime
         if (seen & VP_CLAIMED)
             return WHV_E_INVALID_VP_STATE;
     } while (!atomic_compare_exchange_weak(&vp->references, &seen, (seen | VP_CLAIMED) + 1));
-    // Who deletes the partition sets its state first and cancels then.
-    if (p->state == PARTITION_DELETED) {
+    // Who takes the partition out of service sets its state first, and looks for claims then.
+    state = p->state;
+    if (state != PARTITION_SET_UP) {
         partition_vp_release(vp);
-        return WHV_E_VP_DOES_NOT_EXIST;
+        return state == PARTITION_DELETED ? WHV_E_VP_DOES_NOT_EXIST : HRESULT_FROM_WIN32(ERROR_INVALID_STATE);
     }
     *claimed = vp;
     return S_OK;
