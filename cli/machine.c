@@ -183,7 +183,7 @@ static void machine_transmit(void *context, uint8_t byte)
     if (byte == '\n' || machine->terminal.count >= FLUSH_BYTES) {
         machine_flush(machine, 0);
     } else if (machine->flush.deadline == TIMERS_NEVER) {
-        timer_set(&machine->flush, machine->timers.now() + FLUSH_NS);
+        timer_set(&machine->flush, timers_now(&machine->timers) + FLUSH_NS);
     }
 }
 

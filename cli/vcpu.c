@@ -275,7 +275,7 @@ static bool vcpu_inject(struct vcpu *vcpu)
     }
     if (!vcpu_takes_intr(values[BASE].Reg64, values[LINT0].Reg32)) {
         pthread_mutex_lock(&machine->lock);
-        timer_set(&machine->recheck, machine->timers.now() + RECHECK_NS);
+        timer_set(&machine->recheck, timers_now(&machine->timers) + RECHECK_NS);
         pthread_mutex_unlock(&machine->lock);
         return true;
     }

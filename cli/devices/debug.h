@@ -1,4 +1,6 @@
-/* debug.h: a port that ends the run and a port that prints, as QEMU's isa-debug-exit and isa-debugcon. */
+/* debug.h: a port that ends the run and a port that prints, as QEMU's isa-debug-exit and isa-debugcon.
+ *
+ * Neither holds anything from one access to the next, so there is nothing to save; where they are is configuration. */
 #ifndef CLI_DEVICES_DEBUG_H
 #define CLI_DEVICES_DEBUG_H
 

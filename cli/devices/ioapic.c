@@ -154,6 +154,45 @@ void ioapic_write(void *device, uint64_t offset, unsigned size, uint64_t value)
     }
 }
 
+static const struct state_field ioapic_fields[] = {
+    STATE_BITS(struct ioapic, lines, IOAPIC_ALL_PINS),
+    STATE_BITS(struct ioapic, pending, IOAPIC_ALL_PINS),
+    STATE_ANY(struct ioapic, select),
+    STATE_BITS(struct ioapic, id, 0x0f),
+};
+
+void ioapic_save(const struct ioapic *ioapic, struct state_writer *to)
+{
+    state_begin(to, "IOAP", 1);
+    state_put_fields(to, ioapic_fields, STATE_COUNT(ioapic_fields), ioapic);
+    for (unsigned pin = 0; pin < IOAPIC_PINS; pin++) {
+        state_put(to, 8, ioapic->entry[pin]);
+    }
+    state_end(to);
+}
+
+bool ioapic_load(struct ioapic *ioapic, struct state_reader *from)
+{
+    struct ioapic loaded = *ioapic;
+
+    state_enter(from, "IOAP", 1);
+    state_get_fields(from, ioapic_fields, STATE_COUNT(ioapic_fields), &loaded);
+    for (unsigned pin = 0; pin < IOAPIC_PINS; pin++) {
+        uint64_t entry = state_get(from, 8, "entry");
+
+        if ((entry & ~(ENTRY_WRITABLE | ENTRY_REMOTE_IRR)) != 0 ||
+            (entry & (ENTRY_LEVEL | ENTRY_REMOTE_IRR)) == ENTRY_REMOTE_IRR) {
+            state_refuse(from, "entry %u is 0x%llx, which no entry can be", pin, (unsigned long long)entry);
+        }
+        loaded.entry[pin] = entry;
+    }
+    if (!state_leave(from)) {
+        return false;
+    }
+    *ioapic = loaded;
+    return true;
+}
+
 void ioapic_init(struct ioapic *ioapic, uint8_t id,
                  void (*deliver)(void *context, const struct ioapic_message *message), void *context)
 {

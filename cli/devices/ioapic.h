@@ -2,12 +2,15 @@
 #ifndef CLI_DEVICES_IOAPIC_H
 #define CLI_DEVICES_IOAPIC_H
 
+#include "../state.h"
+
 #include <stdbool.h>
 #include <stdint.h>
 
 #define IOAPIC_ADDRESS UINT64_C(0xfec00000)
 #define IOAPIC_SIZE 0x1000
 #define IOAPIC_PINS 24
+#define IOAPIC_ALL_PINS ((UINT32_C(1) << IOAPIC_PINS) - 1)
 
 enum ioapic_delivery {
     IOAPIC_FIXED = 0,
@@ -47,5 +50,8 @@ void ioapic_end_of_interrupt(struct ioapic *ioapic, uint8_t vector);
 /* Bus functions for the IOAPIC_SIZE bytes at IOAPIC_ADDRESS. */
 uint64_t ioapic_read(void *device, uint64_t offset, unsigned size);
 void ioapic_write(void *device, uint64_t offset, unsigned size, uint64_t value);
+
+void ioapic_save(const struct ioapic *ioapic, struct state_writer *to);
+bool ioapic_load(struct ioapic *ioapic, struct state_reader *from);
 
 #endif

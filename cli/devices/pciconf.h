@@ -5,6 +5,8 @@
 #ifndef CLI_DEVICES_PCICONF_H
 #define CLI_DEVICES_PCICONF_H
 
+#include "../state.h"
+
 #include <stdint.h>
 
 struct pciconf {
@@ -14,5 +16,8 @@ struct pciconf {
 /* Bus functions: the four bytes at 0xcf8, size 4 alone; nothing needs to claim 0xcfc. */
 uint64_t pciconf_read(void *device, uint64_t offset, unsigned size);
 void pciconf_write(void *device, uint64_t offset, unsigned size, uint64_t value);
+
+void pciconf_save(const struct pciconf *pciconf, struct state_writer *to);
+bool pciconf_load(struct pciconf *pciconf, struct state_reader *from);
 
 #endif

@@ -278,6 +278,59 @@ void pic_level_write(void *device, uint64_t offset, unsigned size, uint64_t valu
     pic_update(pic);
 }
 
+/* `level_mask` is how the inputs are wired, and no state. */
+static const struct state_field chip_fields[] = {
+    STATE_ANY(struct pic_chip, irr),
+    STATE_ANY(struct pic_chip, isr),
+    STATE_ANY(struct pic_chip, imr),
+    STATE_ANY(struct pic_chip, lines),
+    STATE_ANY(struct pic_chip, level),
+    STATE_BITS(struct pic_chip, vector, 0xf8),
+    STATE_RANGE(struct pic_chip, lowest, 0, 7),
+    STATE_RANGE(struct pic_chip, init_step, 0, 4),
+    STATE_FLAG(struct pic_chip, needs_icw4),
+    STATE_FLAG(struct pic_chip, single),
+    STATE_FLAG(struct pic_chip, auto_eoi),
+    STATE_FLAG(struct pic_chip, rotate_on_auto_eoi),
+    STATE_FLAG(struct pic_chip, special_mask),
+    STATE_FLAG(struct pic_chip, special_nested),
+    STATE_FLAG(struct pic_chip, read_isr),
+    STATE_FLAG(struct pic_chip, poll),
+};
+
+void pic_save(const struct pic *pic, struct state_writer *to)
+{
+    state_begin(to, "PIC ", 1);
+    for (unsigned i = 0; i < 2; i++) {
+        state_put_fields(to, chip_fields, STATE_COUNT(chip_fields), &pic->chip[i]);
+    }
+    state_end(to);
+}
+
+bool pic_load(struct pic *pic, struct state_reader *from)
+{
+    struct pic loaded = *pic;
+
+    state_enter(from, "PIC ", 1);
+    for (unsigned i = 0; i < 2; i++) {
+        struct pic_chip *chip = &loaded.chip[i];
+
+        state_get_fields(from, chip_fields, STATE_COUNT(chip_fields), chip);
+        if ((chip->level & ~chip->level_mask) != 0) {
+            state_refuse(from, "an input is level-triggered that can only be edge-triggered (0x%02x)", chip->level);
+        }
+        if (chip->init_step == 1) {
+            state_refuse(from, "field 'init_step' is 1, and the first word starts the initialisation");
+        }
+    }
+    if (!state_leave(from)) {
+        return false;
+    }
+    loaded.output = chip_request(&loaded.chip[0], true) != NONE;
+    *pic = loaded;
+    return true;
+}
+
 void pic_init(struct pic *pic, void (*intr)(void *context, bool level), void *context)
 {
     memset(pic, 0, sizeof(*pic));

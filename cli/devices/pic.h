@@ -3,6 +3,8 @@
 #ifndef CLI_DEVICES_PIC_H
 #define CLI_DEVICES_PIC_H
 
+#include "../state.h"
+
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -41,5 +43,9 @@ uint64_t pic_slave_read(void *device, uint64_t offset, unsigned size);
 void pic_slave_write(void *device, uint64_t offset, unsigned size, uint64_t value);
 uint64_t pic_level_read(void *device, uint64_t offset, unsigned size);
 void pic_level_write(void *device, uint64_t offset, unsigned size, uint64_t value);
+
+/* After a load the owner of INTR looks at `output`. */
+void pic_save(const struct pic *pic, struct state_writer *to);
+bool pic_load(struct pic *pic, struct state_reader *from);
 
 #endif

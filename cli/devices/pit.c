@@ -9,6 +9,9 @@
  * for. */
 #define PIT_MAX_CATCH_UP 16
 
+/* Between two memory refreshes. */
+#define REFRESH_NS 15085
+
 static uint64_t channel_ticks(const struct pit_channel *channel, uint64_t now)
 {
     if (!channel->running) {
@@ -81,7 +84,7 @@ static uint64_t channel_ticks_to_ns(uint64_t ticks)
     return timers_scale_up(ticks, NS_PER_S, PIT_HZ);
 }
 
-/* The next time after tick number `after` at which OUT rises. */
+/* How long after `start` OUT rises for the first time after tick number `after`; or TIMERS_NEVER. */
 static uint64_t channel_next_rise(const struct pit_channel *channel, uint64_t after)
 {
     uint64_t rise;
@@ -97,12 +100,15 @@ static uint64_t channel_next_rise(const struct pit_channel *channel, uint64_t af
             return TIMERS_NEVER;
         }
     }
-    return channel->start + channel_ticks_to_ns(rise - channel->ticks_before);
+    return channel_ticks_to_ns(rise - channel->ticks_before);
 }
 
 static void pit_schedule(struct pit *pit, uint64_t after)
 {
-    timer_set(&pit->timer, channel_next_rise(&pit->channel[0], after));
+    const struct pit_channel *channel = &pit->channel[0];
+    uint64_t ns = channel_next_rise(channel, after);
+
+    timer_set(&pit->timer, ns == TIMERS_NEVER ? TIMERS_NEVER : timers_after(pit->timers, channel->start, ns));
 }
 
 static void pit_fire(void *context, uint64_t now)
@@ -133,7 +139,7 @@ static void channel_restart(struct pit_channel *channel, uint64_t now)
     channel->running = true;
 }
 
-static void pit_load(struct pit *pit, unsigned index, uint16_t value, uint64_t now)
+static void pit_set_count(struct pit *pit, unsigned index, uint16_t value, uint64_t now)
 {
     struct pit_channel *channel = &pit->channel[index];
 
@@ -163,14 +169,14 @@ static void pit_write_count(struct pit *pit, unsigned index, uint8_t value, uint
 
     switch (channel->access) {
     case 1:
-        pit_load(pit, index, value, now);
+        pit_set_count(pit, index, value, now);
         break;
     case 2:
-        pit_load(pit, index, (uint16_t)(value << 8), now);
+        pit_set_count(pit, index, (uint16_t)(value << 8), now);
         break;
     default:
         if (channel->write_high) {
-            pit_load(pit, index, (uint16_t)(value << 8 | channel->write_low), now);
+            pit_set_count(pit, index, (uint16_t)(value << 8 | channel->write_low), now);
         } else {
             channel->write_low = value;
         }
@@ -291,13 +297,13 @@ uint64_t pit_read(void *device, uint64_t offset, unsigned size)
     struct pit *pit = device;
 
     (void)size;
-    return offset < 3 ? channel_read(&pit->channel[offset], pit->timers->now()) : 0xff;
+    return offset < 3 ? channel_read(&pit->channel[offset], timers_now(pit->timers)) : 0xff;
 }
 
 void pit_write(void *device, uint64_t offset, unsigned size, uint64_t value)
 {
     struct pit *pit = device;
-    uint64_t now = pit->timers->now();
+    uint64_t now = timers_now(pit->timers);
 
     (void)size;
     if (offset < 3) {
@@ -310,10 +316,9 @@ void pit_write(void *device, uint64_t offset, unsigned size, uint64_t value)
 uint64_t pit_speaker_read(void *device, uint64_t offset, unsigned size)
 {
     struct pit *pit = device;
-    uint64_t now = pit->timers->now();
-    /* Bit 4 toggles with each memory refresh, every 15.085 microseconds; programs time short delays with
-     * it. */
-    bool refresh = (now / 15085 & 1) != 0;
+    uint64_t now = timers_now(pit->timers);
+    /* Bit 4 toggles with each memory refresh; programs time short delays with it. */
+    bool refresh = ((now - pit->refresh) / REFRESH_NS & 1) != 0;
 
     (void)offset;
     (void)size;
@@ -327,7 +332,109 @@ void pit_speaker_write(void *device, uint64_t offset, unsigned size, uint64_t va
     (void)offset;
     (void)size;
     pit->speaker = value & 3;
-    channel_set_gate(&pit->channel[2], (value & 1) != 0, pit->timers->now());
+    channel_set_gate(&pit->channel[2], (value & 1) != 0, timers_now(pit->timers));
+}
+
+/* In the record `start` is how long the channel has been running, and 0 if it is not. The gates of channels 0 and 1
+ * are always open, that of channel 2 is in port 0x61. */
+static const struct state_field channel_fields[] = {
+    STATE_RANGE(struct pit_channel, mode, 0, 5),
+    STATE_RANGE(struct pit_channel, access, 1, 3),
+    STATE_FLAG(struct pit_channel, bcd),
+    STATE_FLAG(struct pit_channel, loaded),
+    STATE_FLAG(struct pit_channel, running),
+    STATE_RANGE(struct pit_channel, count, 1, 0x10000),
+    STATE_RANGE(struct pit_channel, start, 0, STATE_LONGEST),
+    STATE_RANGE(struct pit_channel, ticks_before, 0, STATE_LONGEST),
+    STATE_FLAG(struct pit_channel, write_high),
+    STATE_FLAG(struct pit_channel, read_high),
+    STATE_ANY(struct pit_channel, write_low),
+    STATE_RANGE(struct pit_channel, latched_bytes, 0, 2),
+    STATE_ANY(struct pit_channel, latch),
+    STATE_FLAG(struct pit_channel, status_latched),
+    STATE_ANY(struct pit_channel, status),
+};
+
+/* In the record `refresh` is the time since then, in a period of two refreshes. */
+static const struct state_field pit_fields[] = {
+    STATE_BITS(struct pit, speaker, 3),
+    STATE_RANGE(struct pit, refresh, 0, 2 * REFRESH_NS - 1),
+    STATE_RANGE(struct pit, risen, 0, STATE_LONGEST),
+};
+
+void pit_save(const struct pit *pit, struct state_writer *to)
+{
+    uint64_t now = timers_now(pit->timers);
+    bool armed = pit->timer.deadline != TIMERS_NEVER;
+    struct pit saved = *pit;
+
+    saved.refresh = (now - pit->refresh) % (2 * REFRESH_NS);
+    saved.risen = armed ? pit->risen : 0;
+    state_begin(to, "PIT ", 1);
+    state_put_fields(to, pit_fields, STATE_COUNT(pit_fields), &saved);
+    for (unsigned i = 0; i < 3; i++) {
+        saved.channel[i].start = pit->channel[i].running ? now - pit->channel[i].start : 0;
+        state_put_fields(to, channel_fields, STATE_COUNT(channel_fields), &saved.channel[i]);
+    }
+    state_put(to, 1, armed);
+    state_end(to);
+}
+
+static void pit_load_channel(struct pit_channel *channel, bool gate, uint64_t now, struct state_reader *from)
+{
+    state_get_fields(from, channel_fields, STATE_COUNT(channel_fields), channel);
+    channel->gate = gate;
+    channel->start = now - channel->start;
+    if (channel->running && !channel->loaded) {
+        state_refuse(from, "a channel counts without a count");
+    }
+}
+
+/* ARMED: channel 0's output is going to rise. What the other fields say has to fit. */
+static void pit_check_timer(const struct pit *pit, bool armed, uint64_t now, struct state_reader *from)
+{
+    const struct pit_channel *channel = &pit->channel[0];
+
+    if (channel->ticks_before != 0 || pit->channel[1].ticks_before != 0) {
+        state_refuse(from, "a channel was stopped whose gate is always open");
+    }
+    if (channel->running ? channel_periodic(channel) && !armed : armed) {
+        state_refuse(from, "channel 0 %s, and its timer is %s", channel->running ? "counts" : "stands",
+                     armed ? "set" : "not set");
+    }
+    if (pit->risen > channel_ticks(channel, now)) {
+        state_refuse(from, "channel 0 has counted %llu, and has had its interrupt for %llu",
+                     (unsigned long long)channel_ticks(channel, now), (unsigned long long)pit->risen);
+    }
+}
+
+bool pit_load(struct pit *pit, struct state_reader *from)
+{
+    uint64_t now = timers_now(pit->timers);
+    struct pit loaded = *pit;
+    uint64_t armed;
+
+    state_enter(from, "PIT ", 1);
+    state_get_fields(from, pit_fields, STATE_COUNT(pit_fields), &loaded);
+    loaded.refresh = now - loaded.refresh;
+    for (unsigned i = 0; i < 3; i++) {
+        pit_load_channel(&loaded.channel[i], i != 2 || (loaded.speaker & 1) != 0, now, from);
+    }
+    armed = state_get(from, 1, "armed");
+    if (armed > 1) {
+        state_refuse(from, "field 'armed' is %llu", (unsigned long long)armed);
+    }
+    pit_check_timer(&loaded, armed != 0, now, from);
+    if (!state_leave(from)) {
+        return false;
+    }
+    *pit = loaded;
+    if (armed != 0) {
+        pit_schedule(pit, pit->risen);
+    } else {
+        timer_stop(&pit->timer);
+    }
+    return true;
 }
 
 void pit_init(struct pit *pit, struct timers *timers, struct irq_wire irq)

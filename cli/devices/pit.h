@@ -6,6 +6,7 @@
 #define CLI_DEVICES_PIT_H
 
 #include "../irq.h"
+#include "../state.h"
 #include "../timers.h"
 
 #include <stdbool.h>
@@ -35,6 +36,7 @@ struct pit {
     struct timers *timers;
     struct timer timer; /* the next rise of channel 0's output */
     uint64_t risen;     /* the tick of channel 0's last rise */
+    uint64_t refresh;   /* a time at which bit 4 of port 0x61 fell */
     struct irq_wire irq;
     struct pit_channel channel[3];
     uint8_t speaker; /* bits 0 and 1 of port 0x61 */
@@ -47,5 +49,9 @@ uint64_t pit_read(void *device, uint64_t offset, unsigned size);
 void pit_write(void *device, uint64_t offset, unsigned size, uint64_t value);
 uint64_t pit_speaker_read(void *device, uint64_t offset, unsigned size);
 void pit_speaker_write(void *device, uint64_t offset, unsigned size, uint64_t value);
+
+/* Counts go on from where they stood. */
+void pit_save(const struct pit *pit, struct state_writer *to);
+bool pit_load(struct pit *pit, struct state_reader *from);
 
 #endif

@@ -13,7 +13,19 @@ enum { STATUS_TIMER = 0x0001, CONTROL_SCI = 0x0001, CONTROL_SLEEP = 0x2000, CONT
 
 static uint64_t pm_ticks(const struct pm *pm)
 {
-    return timers_scale(pm->timers->now() - pm->start, PM_TIMER_HZ, NS_PER_S);
+    return timers_scale(timers_now(pm->timers) - pm->start, PM_TIMER_HZ, NS_PER_S);
+}
+
+static void pm_schedule(struct pm *pm)
+{
+    uint64_t ticks = (pm->overflows_seen + 1) * HALF_RANGE;
+
+    if ((pm->enable & STATUS_TIMER) != 0) {
+        timer_set(&pm->overflow,
+                  timers_after(pm->timers, pm->start, timers_scale_up(ticks, NS_PER_S, PM_TIMER_HZ)));
+    } else {
+        timer_stop(&pm->overflow);
+    }
 }
 
 static void pm_update(struct pm *pm)
@@ -25,12 +37,7 @@ static void pm_update(struct pm *pm)
         pm->status |= STATUS_TIMER;
     }
     irq_set(&pm->sci, (pm->status & pm->enable) != 0);
-    if ((pm->enable & STATUS_TIMER) != 0) {
-        timer_set(&pm->overflow,
-                  pm->start + timers_scale_up((overflows + 1) * HALF_RANGE, NS_PER_S, PM_TIMER_HZ));
-    } else {
-        timer_stop(&pm->overflow);
-    }
+    pm_schedule(pm);
 }
 
 static void pm_overflow(void *context, uint64_t now)
@@ -103,13 +110,54 @@ uint64_t pm_timer_read(void *device, uint64_t offset, unsigned size)
     return (uint32_t)pm_ticks(device);
 }
 
+/* In the record `start` is how long the timer has been counting. */
+static const struct state_field pm_fields[] = {
+    STATE_RANGE(struct pm, start, 0, STATE_LONGEST),
+    STATE_RANGE(struct pm, overflows_seen, 0, STATE_LONGEST),
+    STATE_BITS(struct pm, status, STATUS_TIMER),
+    STATE_ANY(struct pm, enable),
+    STATE_BITS(struct pm, control, 0xffff & ~CONTROL_SLEEP),
+};
+
+void pm_save(const struct pm *pm, struct state_writer *to)
+{
+    struct pm saved = *pm;
+
+    saved.start = timers_now(pm->timers) - pm->start;
+    state_begin(to, "PM  ", 1);
+    state_put_fields(to, pm_fields, STATE_COUNT(pm_fields), &saved);
+    state_end(to);
+}
+
+bool pm_load(struct pm *pm, struct state_reader *from)
+{
+    struct pm loaded = *pm;
+
+    state_enter(from, "PM  ", 1);
+    state_get_fields(from, pm_fields, STATE_COUNT(pm_fields), &loaded);
+    loaded.start = timers_now(pm->timers) - loaded.start;
+    if (!from->failed && (loaded.control & CONTROL_SCI) == 0) {
+        state_refuse(from, "the block is not in ACPI mode, and it always is here");
+    }
+    if (loaded.overflows_seen > pm_ticks(&loaded) / HALF_RANGE) {
+        state_refuse(from, "the timer has changed its top bit %llu times, and was seen to %llu times",
+                     (unsigned long long)(pm_ticks(&loaded) / HALF_RANGE), (unsigned long long)loaded.overflows_seen);
+    }
+    if (!state_leave(from)) {
+        return false;
+    }
+    *pm = loaded;
+    pm_schedule(pm);
+    return true;
+}
+
 void pm_init(struct pm *pm, struct timers *timers, struct irq_wire sci, void (*power_off)(void *context),
              void *context)
 {
     memset(pm, 0, sizeof(*pm));
     pm->timers = timers;
     pm->sci = sci;
-    pm->start = timers->now();
+    pm->start = timers_now(timers);
     pm->control = CONTROL_SCI;
     pm->power_off = power_off;
     pm->context = context;

@@ -5,6 +5,7 @@
 #define CLI_DEVICES_PM_H
 
 #include "../irq.h"
+#include "../state.h"
 #include "../timers.h"
 
 #include <stdint.h>
@@ -36,5 +37,9 @@ void pm_init(struct pm *pm, struct timers *timers, struct irq_wire sci, void (*p
 uint64_t pm_read(void *device, uint64_t offset, unsigned size);
 void pm_write(void *device, uint64_t offset, unsigned size, uint64_t value);
 uint64_t pm_timer_read(void *device, uint64_t offset, unsigned size);
+
+/* The timer goes on from where it stood. */
+void pm_save(const struct pm *pm, struct state_writer *to);
+bool pm_load(struct pm *pm, struct state_reader *from);
 
 #endif

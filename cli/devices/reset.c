@@ -55,6 +55,34 @@ void reset_keyboard_write(void *device, uint64_t offset, unsigned size, uint64_t
     }
 }
 
+static const struct state_field reset_fields[] = {
+    STATE_ANY(struct reset, control),
+    STATE_ANY(struct reset, system),
+};
+
+void reset_save(const struct reset *reset, struct state_writer *to)
+{
+    state_begin(to, "RSET", 1);
+    state_put_fields(to, reset_fields, STATE_COUNT(reset_fields), reset);
+    state_end(to);
+}
+
+bool reset_load(struct reset *reset, struct state_reader *from)
+{
+    struct reset loaded = *reset;
+
+    state_enter(from, "RSET", 1);
+    state_get_fields(from, reset_fields, STATE_COUNT(reset_fields), &loaded);
+    if (!from->failed && (loaded.system & SYSTEM_A20) == 0) {
+        state_refuse(from, "A20 is off, and it is always on here");
+    }
+    if (!state_leave(from)) {
+        return false;
+    }
+    *reset = loaded;
+    return true;
+}
+
 void reset_init(struct reset *reset, void (*request)(void *context), void *context)
 {
     *reset = (struct reset){.system = SYSTEM_A20, .request = request, .context = context};

@@ -2,6 +2,8 @@
 #ifndef CLI_DEVICES_RESET_H
 #define CLI_DEVICES_RESET_H
 
+#include "../state.h"
+
 #include <stdint.h>
 
 #define RESET_PORT 0xcf9
@@ -23,5 +25,8 @@ void reset_control_write(void *device, uint64_t offset, unsigned size, uint64_t 
 uint64_t reset_system_read(void *device, uint64_t offset, unsigned size);
 void reset_system_write(void *device, uint64_t offset, unsigned size, uint64_t value);
 void reset_keyboard_write(void *device, uint64_t offset, unsigned size, uint64_t value);
+
+void reset_save(const struct reset *reset, struct state_writer *to);
+bool reset_load(struct reset *reset, struct state_reader *from);
 
 #endif

@@ -46,6 +46,13 @@ enum {
     HOUR_PM = 0x80
 };
 
+/* What the calendar can show: 0000-01-01 00:00:00 to 9999-12-31 23:59:59, in seconds since 1970. */
+#define RTC_FIRST INT64_C(-62167219200)
+#define RTC_LAST INT64_C(253402300799)
+
+/* No host's time is more than this number of seconds away from what the calendar can show. */
+#define RTC_MOST_OFFSET (INT64_C(1) << 40)
+
 uint64_t rtc_host_time(void)
 {
     struct timespec now;
@@ -54,12 +61,20 @@ uint64_t rtc_host_time(void)
     return (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec;
 }
 
-static int64_t rtc_seconds(const struct rtc *rtc)
+static int64_t rtc_host_seconds(const struct rtc *rtc)
 {
+    return (int64_t)(rtc->wall() / NS_PER_S);
+}
+
+/* The guest's time when it is HOST for the host. At its end the calendar stands. */
+static int64_t rtc_seconds(const struct rtc *rtc, int64_t host)
+{
+    int64_t seconds = host + rtc->offset;
+
     if ((rtc->memory[REG_B] & B_SET) != 0) {
         return rtc->frozen;
     }
-    return (int64_t)(rtc->wall() / NS_PER_S) + rtc->offset;
+    return seconds < RTC_FIRST ? RTC_FIRST : seconds > RTC_LAST ? RTC_LAST : seconds;
 }
 
 static uint8_t rtc_encode(const struct rtc *rtc, int value)
@@ -90,12 +105,14 @@ static int rtc_decode_hour(const struct rtc *rtc, uint8_t value)
 
 static uint8_t rtc_read_time(const struct rtc *rtc, unsigned reg)
 {
-    time_t seconds = (time_t)rtc_seconds(rtc);
+    time_t seconds = (time_t)rtc_seconds(rtc, rtc_host_seconds(rtc));
     struct tm tm;
 
     if (gmtime_r(&seconds, &tm) == NULL) {
         return 0;
     }
+    int year = tm.tm_year + 1900;
+
     switch (reg) {
     case REG_SECONDS:
         return rtc_encode(rtc, tm.tm_sec);
@@ -110,20 +127,23 @@ static uint8_t rtc_read_time(const struct rtc *rtc, unsigned reg)
     case REG_MONTH:
         return rtc_encode(rtc, tm.tm_mon + 1);
     case REG_YEAR:
-        return rtc_encode(rtc, tm.tm_year % 100);
+        return rtc_encode(rtc, year % 100);
     default:
-        return rtc_encode(rtc, 19 + tm.tm_year / 100);
+        return rtc_encode(rtc, year / 100);
     }
 }
 
 static void rtc_write_time(struct rtc *rtc, unsigned reg, uint8_t value)
 {
-    time_t seconds = (time_t)rtc_seconds(rtc);
+    int64_t host = rtc_host_seconds(rtc);
+    time_t seconds = (time_t)rtc_seconds(rtc, host);
     struct tm tm;
 
     if (gmtime_r(&seconds, &tm) == NULL) {
         return;
     }
+    int year = tm.tm_year + 1900;
+
     switch (reg) {
     case REG_SECONDS:
         tm.tm_sec = rtc_decode(rtc, value);
@@ -143,15 +163,19 @@ static void rtc_write_time(struct rtc *rtc, unsigned reg, uint8_t value)
         tm.tm_mon = rtc_decode(rtc, value) - 1;
         break;
     case REG_YEAR:
-        tm.tm_year = tm.tm_year / 100 * 100 + rtc_decode(rtc, value);
+        tm.tm_year = year / 100 * 100 + rtc_decode(rtc, value) - 1900;
         break;
     default:
-        tm.tm_year = tm.tm_year % 100 + (rtc_decode(rtc, value) - 19) * 100;
+        tm.tm_year = year % 100 + rtc_decode(rtc, value) * 100 - 1900;
         break;
     }
     int64_t set = timegm(&tm);
 
-    rtc->offset += set - seconds;
+    /* Values outside of their range carry over; but not out of the calendar. */
+    if (set < RTC_FIRST || set > RTC_LAST) {
+        return;
+    }
+    rtc->offset = set - host;
     rtc->frozen = set;
 }
 
@@ -183,20 +207,42 @@ static uint64_t rtc_period(const struct rtc *rtc)
     return (NS_PER_S << (rate <= 2 ? rate + 6 : rate - 1)) / 32768;
 }
 
+static bool rtc_wants_periodic(const struct rtc *rtc)
+{
+    return (rtc->memory[REG_B] & B_PERIODIC) != 0 && rtc_period(rtc) != 0;
+}
+
+static bool rtc_wants_second(const struct rtc *rtc)
+{
+    return (rtc->memory[REG_B] & (B_UPDATE | B_ALARM)) != 0 && (rtc->memory[REG_B] & B_SET) == 0;
+}
+
+/* The next update comes with the host's next second. */
+static void rtc_set_second(struct rtc *rtc)
+{
+    timer_set(&rtc->second, timers_now(rtc->timers) + NS_PER_S - rtc->wall() % NS_PER_S);
+}
+
 static void rtc_schedule(struct rtc *rtc)
 {
-    uint8_t enabled = rtc->memory[REG_B];
-    uint64_t now = rtc->timers->now();
-
-    if ((enabled & B_PERIODIC) == 0 || rtc_period(rtc) == 0) {
+    if (!rtc_wants_periodic(rtc)) {
         timer_stop(&rtc->periodic);
     } else if (rtc->periodic.deadline == TIMERS_NEVER) {
-        timer_set(&rtc->periodic, now + rtc_period(rtc));
+        timer_set(&rtc->periodic, timers_now(rtc->timers) + rtc_period(rtc));
     }
-    if ((enabled & (B_UPDATE | B_ALARM)) == 0 || (enabled & B_SET) != 0) {
+    if (!rtc_wants_second(rtc)) {
         timer_stop(&rtc->second);
     } else if (rtc->second.deadline == TIMERS_NEVER) {
-        timer_set(&rtc->second, now + NS_PER_S - rtc->wall() % NS_PER_S);
+        rtc_set_second(rtc);
+    }
+}
+
+void rtc_follow_host(struct rtc *rtc)
+{
+    uint64_t left = timer_left(&rtc->second);
+
+    if (left != 0 && left != TIMERS_NEVER) {
+        rtc_set_second(rtc);
     }
 }
 
@@ -231,14 +277,15 @@ static void rtc_second(void *context, uint64_t now)
 
 static void rtc_write_b(struct rtc *rtc, uint8_t value)
 {
-    int64_t seconds = rtc_seconds(rtc);
+    int64_t host = rtc_host_seconds(rtc);
+    int64_t seconds = rtc_seconds(rtc, host);
     bool held = (rtc->memory[REG_B] & B_SET) != 0;
 
     rtc->memory[REG_B] = value;
     if ((value & B_SET) != 0) {
         rtc->frozen = seconds;
     } else if (held) {
-        rtc->offset = rtc->frozen - (int64_t)(rtc->wall() / NS_PER_S);
+        rtc->offset = rtc->frozen - host;
     }
     rtc_schedule(rtc);
     rtc_raise(rtc, 0);
@@ -334,6 +381,83 @@ void rtc_describe(struct rtc *rtc, uint64_t low_memory, uint64_t high_memory, un
     rtc->memory[0x5c] = (uint8_t)(high_memory / 65536 >> 8);
     rtc->memory[0x5d] = (uint8_t)(high_memory / 65536 >> 16);
     rtc->memory[0x5f] = (uint8_t)(cpus - 1);
+}
+
+static const struct state_field rtc_fields[] = {
+    STATE_BITS(struct rtc, index, 0x7f),
+    STATE_BYTES(struct rtc, memory),
+};
+
+/* The rest, as the record has it. */
+struct rtc_record {
+    uint64_t ahead;    /* RTC_MOST_OFFSET + `offset` */
+    uint64_t frozen;   /* `frozen` - RTC_FIRST */
+    uint64_t periodic; /* until the periodic interrupt */
+    bool late;         /* an update has come and was not told yet */
+};
+
+static const struct state_field rtc_record_fields[] = {
+    STATE_RANGE(struct rtc_record, ahead, 0, 2 * RTC_MOST_OFFSET),
+    STATE_RANGE(struct rtc_record, frozen, 0, RTC_LAST - RTC_FIRST),
+    STATE_ANY(struct rtc_record, periodic),
+    STATE_FLAG(struct rtc_record, late),
+};
+
+void rtc_save(const struct rtc *rtc, struct state_writer *to)
+{
+    const struct rtc_record record = {
+        .ahead = (uint64_t)(RTC_MOST_OFFSET + rtc->offset),
+        .frozen = (uint64_t)(rtc->frozen - RTC_FIRST),
+        .periodic = timer_left(&rtc->periodic),
+        .late = timer_left(&rtc->second) == 0,
+    };
+
+    state_begin(to, "RTC ", 1);
+    state_put_fields(to, rtc_fields, STATE_COUNT(rtc_fields), rtc);
+    state_put_fields(to, rtc_record_fields, STATE_COUNT(rtc_record_fields), &record);
+    state_end(to);
+}
+
+static void rtc_check(const struct rtc *rtc, const struct rtc_record *record, struct state_reader *from)
+{
+    if ((rtc->memory[REG_A] & A_UPDATING) != 0) {
+        state_refuse(from, "register A is 0x%02x, and its top bit is never kept", rtc->memory[REG_A]);
+    }
+    if (rtc_wants_periodic(rtc) ? record->periodic > rtc_period(rtc) : record->periodic != TIMERS_NEVER) {
+        state_refuse(from, "the next periodic interrupt is %llu ns away, and the period has %llu",
+                     (unsigned long long)record->periodic,
+                     (unsigned long long)(rtc_wants_periodic(rtc) ? rtc_period(rtc) : 0));
+    }
+    if (record->late && !rtc_wants_second(rtc)) {
+        state_refuse(from, "an update is late that nobody waits for");
+    }
+}
+
+bool rtc_load(struct rtc *rtc, struct state_reader *from)
+{
+    struct rtc loaded = *rtc;
+    struct rtc_record record = {0};
+
+    state_enter(from, "RTC ", 1);
+    state_get_fields(from, rtc_fields, STATE_COUNT(rtc_fields), &loaded);
+    state_get_fields(from, rtc_record_fields, STATE_COUNT(rtc_record_fields), &record);
+    loaded.offset = (int64_t)record.ahead - RTC_MOST_OFFSET;
+    loaded.frozen = (int64_t)record.frozen + RTC_FIRST;
+    rtc_check(&loaded, &record, from);
+    if (!state_leave(from)) {
+        return false;
+    }
+    *rtc = loaded;
+    timer_stop(&rtc->periodic);
+    timer_stop(&rtc->second);
+    if (rtc_wants_periodic(rtc)) {
+        timer_set(&rtc->periodic, timers_now(rtc->timers) + record.periodic);
+    }
+    if (record.late) {
+        timer_set(&rtc->second, timers_now(rtc->timers));
+    }
+    rtc_schedule(rtc);
+    return true;
 }
 
 void rtc_init(struct rtc *rtc, struct timers *timers, uint64_t (*wall)(void), struct irq_wire irq)

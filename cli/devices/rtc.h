@@ -6,6 +6,7 @@
 #define CLI_DEVICES_RTC_H
 
 #include "../irq.h"
+#include "../state.h"
 #include "../timers.h"
 
 #include <stdbool.h>
@@ -31,11 +32,18 @@ void rtc_init(struct rtc *rtc, struct timers *timers, uint64_t (*wall)(void), st
  * processors. */
 void rtc_describe(struct rtc *rtc, uint64_t low_memory, uint64_t high_memory, unsigned cpus);
 
+/* The timers' clock has stood still: updates come with the host's seconds again. */
+void rtc_follow_host(struct rtc *rtc);
+
 /* Bus functions: ports 0x70 and 0x71. */
 uint64_t rtc_read(void *device, uint64_t offset, unsigned size);
 void rtc_write(void *device, uint64_t offset, unsigned size, uint64_t value);
 
 /* CLOCK_REALTIME in nanoseconds. */
 uint64_t rtc_host_time(void);
+
+/* The time of day stays as far from the host's as it was; what periodic interrupts are in the middle of goes on. */
+void rtc_save(const struct rtc *rtc, struct state_writer *to);
+bool rtc_load(struct rtc *rtc, struct state_reader *from);
 
 #endif

@@ -10,6 +10,7 @@ enum {
     IER_EMPTY = 0x02,
     IER_LINE = 0x04,
     IER_MODEM = 0x08,
+    IER_ALL = 0x0f,
 
     IIR_NONE = 0x01,
     IIR_LINE = 0x06,
@@ -21,6 +22,7 @@ enum {
 
     FCR_ENABLE = 0x01,
     FCR_CLEAR_RECEIVER = 0x02,
+    FCR_KEPT = 0xc9, /* the clear bits reset themselves */
 
     LCR_DIVISOR = 0x80,
 
@@ -29,6 +31,7 @@ enum {
     MCR_OUT1 = 0x04,
     MCR_OUT2 = 0x08,
     MCR_LOOP = 0x10,
+    MCR_ALL = 0x1f,
 
     LSR_DATA = 0x01,
     LSR_OVERRUN = 0x02,
@@ -106,7 +109,7 @@ static void uart_set_mcr(struct uart *uart, uint8_t value)
     uint8_t before = uart->msr & (uint8_t)~MSR_DELTAS;
     unsigned wanted = uart_wants(uart);
 
-    uart->mcr = value & 0x1f;
+    uart->mcr = value & MCR_ALL;
     uint8_t after = uart_modem_status(uart);
     uint8_t changed = (before ^ after) >> 4;
 
@@ -158,8 +161,8 @@ static void uart_set_fcr(struct uart *uart, uint8_t value)
     if (((uart->fcr ^ value) & FCR_ENABLE) != 0 || (value & FCR_CLEAR_RECEIVER) != 0) {
         uart->fifo_count = 0;
     }
-    /* The clear bits reset themselves; without the enable bit nothing else is programmed. */
-    uart->fcr = (value & FCR_ENABLE) != 0 ? value & 0xc9 : 0;
+    /* Without the enable bit nothing else is programmed. */
+    uart->fcr = (value & FCR_ENABLE) != 0 ? value & FCR_KEPT : 0;
 }
 
 static void uart_set_ier(struct uart *uart, uint8_t value)
@@ -170,7 +173,7 @@ static void uart_set_ier(struct uart *uart, uint8_t value)
     if ((value & ~uart->ier & IER_EMPTY) != 0) {
         uart->thre_pending = uart_can_send(uart);
     }
-    uart->ier = value & 0x0f;
+    uart->ier = value & IER_ALL;
     if (wanted == 0 && uart_wants(uart) != 0) {
         uart->line.wants_input(uart->line.context);
     }
@@ -303,6 +306,60 @@ void uart_drained(struct uart *uart)
         uart->thre_pending = true;
         uart_update(uart);
     }
+}
+
+static const struct state_field uart_fields[] = {
+    STATE_BITS(struct uart, ier, IER_ALL),
+    STATE_BITS(struct uart, fcr, FCR_KEPT),
+    STATE_ANY(struct uart, lcr),
+    STATE_BITS(struct uart, mcr, MCR_ALL),
+    STATE_BITS(struct uart, lsr, LSR_ERRORS),
+    STATE_ANY(struct uart, msr),
+    STATE_ANY(struct uart, scr),
+    STATE_ANY(struct uart, dll),
+    STATE_ANY(struct uart, dlm),
+    STATE_RANGE(struct uart, fifo_count, 0, UART_FIFO_SIZE),
+    STATE_BYTES(struct uart, fifo),
+    STATE_FLAG(struct uart, thre_pending),
+    STATE_RANGE(struct uart, silent_polls, 0, POLLS_THAT_MEAN_LISTENING),
+};
+
+void uart_save(const struct uart *uart, struct state_writer *to)
+{
+    struct uart saved = *uart;
+
+    /* The oldest byte comes first, and what has been read already is not told. */
+    memset(saved.fifo, 0, sizeof(saved.fifo));
+    for (unsigned i = 0; i < uart->fifo_count; i++) {
+        saved.fifo[i] = uart->fifo[(uart->fifo_first + i) % UART_FIFO_SIZE];
+    }
+    state_begin(to, "UART", 1);
+    state_put_fields(to, uart_fields, STATE_COUNT(uart_fields), &saved);
+    state_end(to);
+}
+
+bool uart_load(struct uart *uart, struct state_reader *from)
+{
+    struct uart loaded = *uart;
+
+    state_enter(from, "UART", 1);
+    state_get_fields(from, uart_fields, STATE_COUNT(uart_fields), &loaded);
+    loaded.fifo_first = 0;
+    if ((loaded.fcr & FCR_ENABLE) == 0 && loaded.fcr != 0) {
+        state_refuse(from, "field 'fcr' is 0x%02x, which needs the enable bit", loaded.fcr);
+    }
+    if (loaded.fifo_count > uart_fifo_capacity(&loaded)) {
+        state_refuse(from, "%u bytes have been received, and there is room for %u", loaded.fifo_count,
+                     uart_fifo_capacity(&loaded));
+    }
+    if ((loaded.msr & (uint8_t)~MSR_DELTAS) != uart_modem_status(&loaded)) {
+        state_refuse(from, "field 'msr' is 0x%02x, and the lines say 0x%02x", loaded.msr, uart_modem_status(&loaded));
+    }
+    if (!state_leave(from)) {
+        return false;
+    }
+    *uart = loaded;
+    return true;
 }
 
 void uart_init(struct uart *uart, struct irq_wire irq, struct uart_line line)

@@ -6,6 +6,7 @@
 #define CLI_DEVICES_UART_H
 
 #include "../irq.h"
+#include "../state.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -45,5 +46,9 @@ void uart_receive(struct uart *uart, uint8_t byte);
 
 /* The sink has room again. */
 void uart_drained(struct uart *uart);
+
+/* With what was received and not read. Nothing that was sent is in the device: the line has it. */
+void uart_save(const struct uart *uart, struct state_writer *to);
+bool uart_load(struct uart *uart, struct state_reader *from);
 
 #endif
