@@ -51,6 +51,9 @@ static void events_input(struct machine *machine)
 static void events_output(struct machine *machine)
 {
     terminal_flush(&machine->terminal);
+    if (machine->paused) {
+        return; /* that there is room is told afterwards */
+    }
     machine->output_stalled = machine->terminal.count > 0;
     uart_drained(&machine->uart);
 }
@@ -88,9 +91,9 @@ static bool events_loop(struct machine *machine, int signal_fd, uint64_t end, st
             events_output(machine);
         }
         events_input(machine);
-        deadline = timers_next(&machine->timers);
+        deadline = timers_next_on_clock(&machine->timers);
         fds[FD_IN].fd = machine->input_count < MACHINE_INPUT ? machine->terminal.in : -1;
-        fds[FD_OUT].fd = machine->output_stalled ? machine->terminal.out : -1;
+        fds[FD_OUT].fd = machine->output_stalled && machine->terminal.count > 0 ? machine->terminal.out : -1;
         pthread_mutex_unlock(&machine->lock);
 
         if (!events_wait(fds, deadline < end ? deadline : end, err)) {
@@ -115,6 +118,9 @@ static bool events_start(struct machine *machine, struct error *err)
     for (unsigned i = 0; i < machine->config.cpus; i++) {
         bool started;
 
+        pthread_mutex_lock(&machine->end_lock);
+        machine->threads++;
+        pthread_mutex_unlock(&machine->end_lock);
         /* Devices look at `started`, and another processor may be running already. */
         pthread_mutex_lock(&machine->lock);
         started = vcpu_start(&machine->vcpus[i], err);

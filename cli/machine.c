@@ -42,6 +42,7 @@ static void machine_end_va(struct machine *machine, enum machine_end_kind kind, 
         vsnprintf(machine->end.text, sizeof(machine->end.text), format, args);
         snprintf(machine->end.detail, sizeof(machine->end.detail), "%s", detail);
         atomic_store(&machine->ended, true);
+        pthread_cond_broadcast(&machine->changed);
     }
     pthread_mutex_unlock(&machine->end_lock);
     machine_wake(machine);
@@ -194,7 +195,7 @@ static unsigned machine_room(void *context)
 
 void machine_feed_console(struct machine *machine)
 {
-    while (machine->input_count > 0 && uart_wants(&machine->uart) > 0) {
+    while (!machine->paused && machine->input_count > 0 && uart_wants(&machine->uart) > 0) {
         uart_receive(&machine->uart, machine->input[machine->input_first]);
         machine->input_first = (machine->input_first + 1) % MACHINE_INPUT;
         machine->input_count--;
@@ -304,6 +305,7 @@ bool machine_create(struct machine *machine, const struct machine_config *config
     machine->terminal.in = -1;
     pthread_mutex_init(&machine->lock, NULL);
     pthread_mutex_init(&machine->end_lock, NULL);
+    pthread_cond_init(&machine->changed, NULL);
     machine->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (machine->wake_fd < 0) {
         return error_set(err, EXIT_FAILED, "the host gives no event descriptor: %s", strerror(errno));
@@ -443,4 +445,5 @@ void machine_destroy(struct machine *machine)
     }
     pthread_mutex_destroy(&machine->lock);
     pthread_mutex_destroy(&machine->end_lock);
+    pthread_cond_destroy(&machine->changed);
 }

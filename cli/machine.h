@@ -1,8 +1,9 @@
 /* machine.h: the PC that `bulkhead run` builds: memory, processors, devices, and how it ends.
  *
  * Threads: one for each virtual processor, and the caller of machine_run, which serves timers, the terminal
- * and signals. `lock` guards the bus, all devices, the timers and the terminal; no processor runs while its
- * thread holds it. `end_lock` guards `end` and is taken inside `lock`, never the other way round. */
+ * and signals. `lock` guards the bus, all devices, the timers, the terminal and `paused`; no processor runs while its
+ * thread holds it. `end_lock` guards `end`, and who is held in a pause; it is taken inside `lock`, never the other way
+ * round. */
 #ifndef CLI_MACHINE_H
 #define CLI_MACHINE_H
 
@@ -19,6 +20,7 @@
 #include "error.h"
 #include "memory.h"
 #include "start.h"
+#include "state.h"
 #include "terminal.h"
 #include "timers.h"
 #include "vcpu.h"
@@ -92,6 +94,11 @@ struct machine {
     pthread_mutex_t end_lock;
     struct machine_end end;
     atomic_bool ended;
+    atomic_bool pausing;     /* processors are to be held, or are */
+    unsigned threads, held;  /* how many processors have been started, and how many of them are held */
+    pthread_cond_t changed;  /* ... and that, or `pausing`, or `ended`, is another now */
+    bool paused;             /* the devices stand still as well */
+    bool partition_stopped;  /* ... and so does the partition's clock */
     int wake_fd;
 };
 
@@ -112,6 +119,27 @@ void machine_end(struct machine *machine, enum machine_end_kind kind, int code, 
 /* The same with more lines for the user. */
 void machine_end_detail(struct machine *machine, enum machine_end_kind kind, int code, const char *detail,
                         const char *format, ...) __attribute__((format(printf, 5, 6)));
+
+/* Takes all processors out of the guest and holds them, between two instructions and with every access of theirs done;
+ * then stops the clocks of the devices, which take no input either until machine_resume. The terminal is still served:
+ * what is typed waits, and Ctrl-A x, a signal and the timeout end the run. False, with nothing stopped, if the machine
+ * has ended or ends meanwhile, if it is paused already, or for an error of the platform. Any thread that is not a
+ * processor's and does not hold `lock`, once machine_set_up has succeeded and before machine_destroy; processors that have
+ * not been started are held when they are. */
+bool machine_pause(struct machine *machine, struct error *err);
+
+/* Lets everything go on. The guest's clocks have stood still, or (where the platform cannot stop the partition's) have
+ * all gone on. Nothing happens if the machine has ended. */
+void machine_resume(struct machine *machine);
+
+/* For a processor's thread, before it enters the guest: waits while the machine is paused. False once it has ended. */
+bool machine_may_run(struct machine *machine);
+
+/* All devices, and what the machine has to be like so that they fit. The machine is paused, or has never run. */
+void machine_save_devices(struct machine *machine, struct state_writer *to);
+
+/* Changes nothing when it fails. */
+bool machine_load_devices(struct machine *machine, struct state_reader *from);
 
 /* Console input has come or can go on; with `lock` held. */
 void machine_feed_console(struct machine *machine);

@@ -346,7 +346,7 @@ static void *vcpu_thread(void *context)
     struct machine *machine = vcpu->machine;
     WHV_RUN_VP_EXIT_CONTEXT exit;
 
-    while (!atomic_load(&machine->ended)) {
+    while (machine_may_run(machine)) {
         /* The PIC's output is wired to the first processor. */
         if (vcpu->index == 0 && atomic_load(&machine->intr) && !vcpu_inject(vcpu)) {
             break;

@@ -30,7 +30,7 @@
 #define FIRST_CLOCK (UINT64_C(1000000) * SECOND)
 #define WALL (UINT64_C(951868799) * SECOND + 700 * MS)
 
-static uint64_t passed, wall_ahead;
+static uint64_t passed, wall_ahead, second_zero;
 
 static uint64_t first_clock(void)
 {
@@ -39,7 +39,7 @@ static uint64_t first_clock(void)
 
 static uint64_t second_clock(void)
 {
-    return passed;
+    return passed - second_zero + 3;
 }
 
 static uint64_t wall(void)
@@ -197,6 +197,12 @@ static uint64_t pic_drive(struct rig *rig, uint32_t a, uint32_t b)
     case 7:
     case 8:
         return pic_acknowledge(pic);
+    case 10: /* automatic end of interrupt, rotating or not; special fully nested */
+        pic_master_write(pic, 0, 1, 0x13);
+        pic_master_write(pic, 1, 1, 0x30);
+        pic_master_write(pic, 1, 1, 0x01 | (b >> 8 & 0x12));
+        pic_master_write(pic, 0, 1, b & 0x80);
+        return 0;
     case 9: /* not all masked */
         pic_master_write(pic, 1, 1, b & 0x51);
         pic_slave_write(pic, 1, 1, b >> 8 & 0x51);
@@ -358,6 +364,11 @@ static uint64_t uart_drive(struct rig *rig, uint32_t a, uint32_t b)
     case 8:
     case 9:
         uart_receive(uart, (uint8_t)b);
+        return uart_wants(uart);
+    case 10: /* polls for input */
+        for (uint32_t i = 0; i < b % 40; i++) {
+            (void)uart_read(uart, 5, 1);
+        }
         return uart_wants(uart);
     default:
         return uart_read(uart, b % 8, 1);
@@ -526,6 +537,7 @@ static void test_goes_on(void **state)
         rig_make(&first, kind, first_clock);
         drive_alone(kind, &first, any() % 300);
         rig_save(kind, &first, &saved);
+        second_zero = passed;
         rig_make(&second, kind, second_clock);
         /* It need not be new either. */
         if (round % 2 != 0) {
@@ -575,6 +587,7 @@ static bool load_damaged(const struct kind *kind, const uint8_t *data, size_t si
     struct rig rig, before, *rigs[1] = {&rig};
     uint64_t value;
 
+    second_zero = passed;
     memset(err, 0, sizeof(*err));
     memset(&before, 0, sizeof(before));
     rig_make(&rig, kind, second_clock);
@@ -667,6 +680,90 @@ static void test_header(void **state)
     state_writer_free(&saved);
 }
 
+/* What KIND's device holds is saved as it is, and refused by a fresh one with TEXT. */
+static void refused(const struct kind *kind, const struct rig *rig, const char *text)
+{
+    struct state_writer saved;
+    struct error err;
+
+    rig_save(kind, rig, &saved);
+    assert_false(load_damaged(kind, saved.data, saved.size, &err));
+    if (strstr(err.text, text) == NULL) {
+        fail_msg("'%s' instead of '%s'", err.text, text);
+    }
+    state_writer_free(&saved);
+}
+
+/* Values that are lawful one by one and not together, or that no access can bring about. */
+static void test_unlawful(void **state)
+{
+    struct rig rig;
+
+    (void)state;
+    passed = SECOND;
+    rig_make(&rig, &uart_kind, first_clock);
+    rig.device.uart.fifo_count = 2;
+    refused(&uart_kind, &rig, "record 'UART': 2 bytes have been received, and there is room for 1");
+    rig.device.uart.fifo_count = 17;
+    refused(&uart_kind, &rig, "record 'UART': field 'fifo_count' is 17, which is not in 0 to 16");
+    rig_make(&rig, &uart_kind, first_clock);
+    rig.device.uart.fcr = 0xc0;
+    refused(&uart_kind, &rig, "needs the enable bit");
+    rig.device.uart.fcr = 0xc3;
+    refused(&uart_kind, &rig, "field 'fcr' is 0xc3, and only the bits 0xc9 can be set");
+    rig_make(&rig, &uart_kind, first_clock);
+    rig.device.uart.msr = 0;
+    refused(&uart_kind, &rig, "the lines say 0xb0");
+    rig_make(&rig, &pic_kind, first_clock);
+    rig.device.pic.chip[1].level = 0x01;
+    refused(&pic_kind, &rig, "can only be edge-triggered");
+    rig_make(&rig, &pic_kind, first_clock);
+    rig.device.pic.chip[0].init_step = 1;
+    refused(&pic_kind, &rig, "'init_step'");
+    rig_make(&rig, &ioapic_kind, first_clock);
+    rig.device.ioapic.entry[5] = 0x1000;
+    refused(&ioapic_kind, &rig, "entry 5 is 0x1000");
+    rig.device.ioapic.entry[5] = 0x4000;
+    refused(&ioapic_kind, &rig, "entry 5 is 0x4000");
+    rig_make(&rig, &pit_kind, first_clock);
+    rig.device.pit.channel[0].running = true;
+    refused(&pit_kind, &rig, "a channel counts without a count");
+    rig.device.pit.channel[0].loaded = true;
+    refused(&pit_kind, &rig, "channel 0 counts, and its timer is not set");
+    timer_set(&rig.device.pit.timer, 0);
+    rig.device.pit.channel[0].start = first_clock();
+    rig.device.pit.risen = 100;
+    refused(&pit_kind, &rig, "channel 0 has counted 0, and has had its interrupt for 100");
+    rig.device.pit.channel[0].ticks_before = 200;
+    refused(&pit_kind, &rig, "always open");
+    rig_make(&rig, &pit_kind, first_clock);
+    timer_set(&rig.device.pit.timer, 0);
+    refused(&pit_kind, &rig, "channel 0 stands, and its timer is set");
+    rig_make(&rig, &pm_kind, first_clock);
+    rig.device.pm.overflows_seen = 1;
+    refused(&pm_kind, &rig, "has changed its top bit 0 times");
+    rig.device.pm.control = 0;
+    refused(&pm_kind, &rig, "ACPI mode");
+    rig_make(&rig, &reset_kind, first_clock);
+    rig.device.reset.system = 0;
+    refused(&reset_kind, &rig, "A20");
+    rig_make(&rig, &rtc_kind, first_clock);
+    rig.device.rtc.memory[0x0a] = 0xa6;
+    refused(&rtc_kind, &rig, "register A");
+    rig_make(&rig, &rtc_kind, first_clock);
+    timer_set(&rig.device.rtc.periodic, first_clock() + 1);
+    refused(&rtc_kind, &rig, "the next periodic interrupt is 1 ns away");
+    rig.device.rtc.memory[0x0b] = 0x42;
+    timer_set(&rig.device.rtc.periodic, first_clock() + SECOND);
+    refused(&rtc_kind, &rig, "the period has 976562");
+    rig_make(&rig, &rtc_kind, first_clock);
+    timer_set(&rig.device.rtc.second, first_clock());
+    refused(&rtc_kind, &rig, "an update is late that nobody waits for");
+    rig_make(&rig, &rtc_kind, first_clock);
+    rig.device.rtc.offset = INT64_MAX / 2;
+    refused(&rtc_kind, &rig, "field 'ahead'");
+}
+
 /* Three hours later the calendar is three hours on, and the next update comes with the host's second. */
 static void test_rtc_hours_later(void **state)
 {
@@ -683,6 +780,7 @@ static void test_rtc_hours_later(void **state)
     rig_save(&rtc_kind, &first, &saved);
     passed = 10 * MS;
     wall_ahead = 3 * 3600 * SECOND + 250 * MS;
+    second_zero = passed;
     rig_make(&second, &rtc_kind, second_clock);
     assert_true(rig_load(&rtc_kind, &second, saved.data, saved.size, &err));
     assert_int_equal(timer_left(&second.device.rtc.periodic), SECOND / 1024 - 400 * US);
@@ -834,6 +932,7 @@ int main(void)
         TESTS_OF(reset),
         TESTS_OF(rtc),
         TESTS_OF(uart),
+        cmocka_unit_test(test_unlawful),
         cmocka_unit_test(test_rtc_hours_later),
         cmocka_unit_test(test_rtc_calendar),
         cmocka_unit_test(test_timers_stop),
