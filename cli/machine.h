@@ -124,8 +124,8 @@ void machine_end_detail(struct machine *machine, enum machine_end_kind kind, int
  * then stops the clocks of the devices, which take no input either until machine_resume. The terminal is still served:
  * what is typed waits, and Ctrl-A x, a signal and the timeout end the run. False, with nothing stopped, if the machine
  * has ended or ends meanwhile, if it is paused already, or for an error of the platform. Any thread that is not a
- * processor's and does not hold `lock`, once machine_set_up has succeeded and before machine_destroy; processors that have
- * not been started are held when they are. */
+ * processor's and does not hold `lock`, once machine_set_up has succeeded and before machine_destroy; processors that
+ * have not been started are held when they are. */
 bool machine_pause(struct machine *machine, struct error *err);
 
 /* Lets everything go on. The guest's clocks have stood still, or (where the platform cannot stop the partition's) have
