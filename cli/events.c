@@ -141,7 +141,11 @@ bool machine_run(struct machine *machine, const sigset_t *signals, struct error 
     if (signal_fd < 0) {
         return error_set(err, EXIT_FAILED, "the host gives no signal descriptor: %s", strerror(errno));
     }
-    if (!terminal_open(&machine->terminal, machine->config.in, machine->config.out, err)) {
+    /* Another thread may be pausing the machine already, or still. */
+    pthread_mutex_lock(&machine->lock);
+    done = terminal_open(&machine->terminal, machine->config.in, machine->config.out, err);
+    pthread_mutex_unlock(&machine->lock);
+    if (!done) {
         close(signal_fd);
         return false;
     }
@@ -157,7 +161,9 @@ bool machine_run(struct machine *machine, const sigset_t *signals, struct error 
     for (unsigned i = 0; i < machine->config.cpus; i++) {
         vcpu_stop(&machine->vcpus[i]);
     }
+    pthread_mutex_lock(&machine->lock);
     terminal_close(&machine->terminal);
+    pthread_mutex_unlock(&machine->lock);
     close(signal_fd);
     return done;
 }
