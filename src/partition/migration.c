@@ -141,7 +141,8 @@ static HRESULT offer(struct partition *p, struct migration *m, int *handle)
     if (SUCCEEDED(hr)) {
         files[0] = fd;
         files[1] = word;
-        memcpy(files + 2, out.files, out.file_count * sizeof(*files));
+        for (size_t n = 0; n < out.file_count; n++)
+            files[n + 2] = out.files[n];
         hr = send_message(ends[0], files, (uint32_t)out.file_count + 2);
     }
     if (fd >= 0)
