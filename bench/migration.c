@@ -163,7 +163,8 @@ static double once(UINT8 *memory, UINT64 size, double *start)
     return notes->first - notes->last;
 }
 
-static void *map_memory(UINT64 size, bool shared)
+/* Shared memory's descriptor is in `*fd`, and stays open while the memory is to be handed over. */
+static void *map_memory(UINT64 size, bool shared, int *fd_out)
 {
     int fd = -1;
     void *memory;
@@ -178,13 +179,15 @@ static void *map_memory(UINT64 size, bool shared)
     if (memory == MAP_FAILED) {
         die("mmap");
     }
+    *fd_out = fd;
     return memory;
 }
 
 static void bench_shared(UINT64 size, UINT64 touched)
 {
     double downtime[MAX_ROUNDS], ignored;
-    UINT8 *memory = map_memory(size, true);
+    int fd;
+    UINT8 *memory = map_memory(size, true, &fd);
 
     memset(memory, 1, touched);
     for (unsigned n = 0; n < rounds; n++) {
@@ -192,21 +195,24 @@ static void bench_shared(UINT64 size, UINT64 touched)
     }
     printf("shared_%llu_mib_downtime_ms %.3f\n", (unsigned long long)(size / MIB), median(downtime, rounds) * 1e3);
     munmap(memory, size);
+    close(fd);
 }
 
 static void bench_private(UINT64 size)
 {
     double downtime[MAX_ROUNDS], start[MAX_ROUNDS], copy[MAX_ROUNDS], ratio[MAX_ROUNDS];
-    UINT8 *memory = map_memory(size, false);
+    int fd;
+    UINT8 *memory = map_memory(size, false, &fd);
 
     memset(memory, 1, size);
     for (unsigned n = 0; n < rounds; n++) {
-        UINT8 *to = map_memory(size, true);
+        UINT8 *to = map_memory(size, true, &fd);
         double begin = now();
 
         memcpy(to, memory, size);
         copy[n] = now() - begin;
         munmap(to, size);
+        close(fd);
         downtime[n] = once(memory, size, &start[n]);
         ratio[n] = copy[n] / start[n];
     }

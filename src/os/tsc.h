@@ -5,7 +5,7 @@
 #include <stdint.h>
 
 uint64_t os_tsc(void);
-// Its frequency, measured once per process; the first call takes 10 ms.
+// Its frequency, measured once per process: the first call waits for up to 10 ms where the process is that young.
 uint64_t os_tsc_hz(void);
 
 #endif
