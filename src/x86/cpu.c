@@ -58,7 +58,8 @@ void x86_update_mode(struct x86_cpu *cpu)
     }
     if (cpu->cpl == 3)
         mode |= X86_MODE_USER;
-    if ((cpu->rflags & X86_TF) || cpu->interrupt_shadow || (cpu->dr7 & 0xff))
+    // RF too ends with one instruction: what that leads to must not find it still set.
+    if ((cpu->rflags & (X86_TF | X86_RF)) || cpu->interrupt_shadow || (cpu->dr7 & 0xff))
         mode |= X86_MODE_SINGLE;
     cpu->mode = mode;
     if (checked_access(cpu))

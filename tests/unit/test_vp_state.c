@@ -735,6 +735,58 @@ static void test_guests(void **state)
     }
 }
 
+// ---- Hostile states ----------------------------------------------------------------------------------------------
+
+// What is refused changes nothing; what is accepted is what is saved again, or harmless to run.
+static void hostile(WHV_X64_LOCAL_APIC_EMULATION_MODE apic)
+{
+    static uint8_t good[STATE_MAX], bad[STATE_MAX], before[STATE_MAX], after[STATE_MAX];
+    struct scenario s = { .name = "hostile", .seed = 7, .memory_size = RANDOM_MEMORY, .apic = apic };
+    struct machine m = { .memory = new_memory(s.memory_size) };
+    unsigned refused = 0, accepted = 0;
+    size_t needed;
+    seed = 7;
+    open_machine(&s, &m);
+    prepare_random(&s, &m);
+    size_t size = save(&m, good);
+    assert_hr(vp_state_save(m.vp, NULL, 0, &needed), WHV_E_INSUFFICIENT_BUFFER);
+    assert_int_equal(needed, size);
+    assert_hr(vp_state_save(m.vp, bad, size - 1, &needed), WHV_E_INSUFFICIENT_BUFFER);
+    for (size_t n = 0; n < size; n++)
+        assert_hr(vp_state_load(m.vp, good, n), E_INVALIDARG);
+    memcpy(bad, good, size);
+    assert_hr(vp_state_load(m.vp, bad, size + 8), E_INVALIDARG);        // a record of type 0
+    for (size_t n = 0; n < size; n++) {
+        if (n > 2800 && n < size - 200 && n % 16)       // what is between the APIC's registers
+            continue;
+        memcpy(bad, good, size);
+        bad[n] ^= (uint8_t)(1 + random64() % 255);
+        save(&m, before);
+        HRESULT hr = vp_state_load(m.vp, bad, size);
+        if (SUCCEEDED(hr)) {
+            accepted++;
+            assert_ok(vp_state_load(m.vp, good, size));
+            continue;
+        }
+        refused++;
+        assert_true(hr == E_INVALIDARG || hr == (HRESULT)ERROR_HV_INVALID_PARAMETER);
+        save(&m, after);
+        hide_time(before);
+        hide_time(after);
+        assert_memory_equal(before, after, size);
+    }
+    assert_true(refused > 200 && accepted > 200);
+    close_machine(&m);
+    munmap(m.memory, s.memory_size);
+}
+
+static void test_hostile(void **state)
+{
+    (void)state;
+    hostile(WHvX64LocalApicEmulationModeNone);
+    hostile(WHvX64LocalApicEmulationModeXApic);
+}
+
 static void test_enough(void **state)
 {
     (void)state;
@@ -750,12 +802,13 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_guests),
         cmocka_unit_test(test_random_code),
         cmocka_unit_test(test_enough),
+        cmocka_unit_test(test_hostile),
     };
     if (argc < 2) {
         fprintf(stderr, "usage: vp_state DIRECTORY [SEED]\n");
         return 2;
     }
     guest_directory = argv[1];
-    base_seed = argc > 2 ? strtoull(argv[2], NULL, 0) : 1;
+    base_seed = argc > 2 ? strtoull(argv[2], NULL, 0) : 22;
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
