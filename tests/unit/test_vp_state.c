@@ -672,6 +672,8 @@ static void prepare_random(const struct scenario *s, struct machine *m)
     enter_mode(m, mode, user);
     for (uint32_t name = WHvX64RegisterRax; name <= WHvX64RegisterR15; name++)
         set(m, name, below(2) ? below(0x100) : random64());
+    if (s->apic)
+        set(m, WHvX64RegisterApicSpurious, 0x1ff);
     set(m, WHvX64RegisterRcx, below(0x10));        // no MSR that tells the time
     set(m, WHvX64RegisterRdx, below(0x100));
     set(m, WHvX64RegisterRbx, DATA + (below(0x300) << 4));
@@ -780,6 +782,27 @@ static void hostile(WHV_X64_LOCAL_APIC_EMULATION_MODE apic)
     munmap(m.memory, s.memory_size);
 }
 
+// An EOI that is still to be told: between the guest's write and the exit there is one place to stop, and few guests get
+// there.
+static void test_eoi(void **state)
+{
+    struct scenario s = { .name = "EOI", .seed = 7, .memory_size = RANDOM_MEMORY,
+                          .apic = WHvX64LocalApicEmulationModeXApic };
+    struct machine m = { .memory = new_memory(s.memory_size) };
+    WHV_RUN_VP_EXIT_CONTEXT exit;
+    (void)state;
+    open_machine(&s, &m);
+    struct vcpu *v = m.vp->engine_data;
+    v->eoi_exit = true;
+    v->eoi_vector = 0x51;
+    carry(&s, &m);
+    run(&m, 10, &exit);
+    assert_int_equal(exit.ExitReason, WHvRunVpExitReasonX64ApicEoi);
+    assert_int_equal(exit.ApicEoi.InterruptVector, 0x51);
+    close_machine(&m);
+    munmap(m.memory, s.memory_size);
+}
+
 static void test_hostile(void **state)
 {
     (void)state;
@@ -802,6 +825,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_guests),
         cmocka_unit_test(test_random_code),
         cmocka_unit_test(test_enough),
+        cmocka_unit_test(test_eoi),
         cmocka_unit_test(test_hostile),
     };
     if (argc < 2) {
