@@ -13,11 +13,16 @@ uint64_t os_tsc(void)
     return __rdtsc();
 }
 
-static uint64_t monotonic_ns(void)
+static uint64_t clock_ns(clockid_t clock)
 {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC_RAW, &t);
+    clock_gettime(clock, &t);
     return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+uint64_t os_time_of_day(void)
+{
+    return clock_ns(CLOCK_REALTIME);
 }
 
 // A pair of readings taken as close together as can be had.
@@ -27,7 +32,7 @@ static void sample(uint64_t *tsc, uint64_t *ns)
     uint64_t best = UINT64_MAX;
     for (int n = 0; n < 16; n++) {
         uint64_t before = __rdtsc();
-        uint64_t now = monotonic_ns();
+        uint64_t now = clock_ns(CLOCK_MONOTONIC_RAW);
         uint64_t after = __rdtsc();
         if (after - before < best) {
             best = after - before;

@@ -2,7 +2,6 @@
 #include "partition/snapshot.h"
 
 #include <stdlib.h>
-#include <time.h>
 
 #include "os/tsc.h"
 #include "partition/vp_state.h"
@@ -21,14 +20,6 @@ enum record {
 #define NS_PER_SECOND 1000000000ull
 #define RANGE_FLAGS_KNOWN                                                                                              \
     (WHvMapGpaRangeFlagRead | WHvMapGpaRangeFlagWrite | WHvMapGpaRangeFlagExecute | WHvMapGpaRangeFlagTrackDirtyPages)
-
-static uint64_t time_of_day(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_REALTIME, &t);
-    return (uint64_t)t.tv_sec * NS_PER_SECOND + (uint64_t)t.tv_nsec;
-}
 
 void snapshot_map_release(struct snapshot_map *map)
 {
@@ -52,7 +43,7 @@ static void write_partition(struct partition *p, struct stream *s)
     bytes_put(&w, 8, p->wish.relaxed.AsUINT64);
     bytes_put(&w, 8, os_tsc_hz());
     bytes_put(&w, 8, clock_ticks(&p->clock));
-    bytes_put(&w, 8, time_of_day());
+    bytes_put(&w, 8, os_time_of_day());
 }
 
 static void write_properties(struct partition *p, struct stream *s)
@@ -442,7 +433,7 @@ HRESULT snapshot_read_processors(struct partition *p, const uint8_t *bytes, size
     }
     if (SUCCEEDED(hr) && records.failed)
         hr = E_INVALIDARG;
-    now = time_of_day();
+    now = os_time_of_day();
     if (SUCCEEDED(hr) && show_downtime && now > clock.time_of_day)
         clock_set(&p->clock, ticks + clock_scale(now - clock.time_of_day, hz, NS_PER_SECOND));
     return hr;

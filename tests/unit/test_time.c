@@ -1,11 +1,12 @@
 // A partition's time over a host clock that the test moves: what a guest sees of a suspended hour, of a reset, and of
 // time that nobody stopped.
 //
-// This file's os_tsc and os_tsc_hz take the place of the library's.
+// This file's os_tsc, os_tsc_hz and os_time_of_day take the place of the library's.
 #include <string.h>
 
 #include "unit.h"
 
+#include "bulkhead/bulkhead.h"
 #include "engine/soft/soft.h"
 #include "os/tsc.h"
 
@@ -20,6 +21,7 @@ static uint64_t host = 1000;            // what the host's counter says
 
 uint64_t os_tsc(void) { return host; }
 uint64_t os_tsc_hz(void) { return HZ; }
+uint64_t os_time_of_day(void) { return host / 5 * 2; }
 
 static uint8_t memory[16 * PAGE] __attribute__((aligned(PAGE)));
 
@@ -222,6 +224,38 @@ static void test_reset(void **state)
     assert_ok(WHvDeletePartition(p));
 }
 
+// A migration that takes an hour: hidden unless it is to be seen, and then seen by all clocks alike.
+static void test_migration(void **state)
+{
+    (void)state;
+    for (int show = 0; show < 2; show++) {
+        WHV_PARTITION_HANDLE p = partition(), target;
+        struct clocks before, after;
+        HANDLE handle;
+
+        (void)read_all(p);
+        start_timer(p, 0x10040, UINT32_MAX);        // 21 s
+        set(p, WHvX64RegisterTsc, 1ull << 45);
+        host += HZ;
+        before = read_all(p);
+        assert_ok(WHvStartPartitionMigration(p, &handle));
+        host += HZ;
+        assert_ok(WHvAcceptPartitionMigration(handle, &target));
+        host += HZ;
+        assert_ok(WHvCompletePartitionMigration(p));
+        assert_ok(BulkheadShowDowntime(target, show));
+        host += HZ;
+        assert_ok(WHvSetupPartition(target));
+        host += HOUR;                               // it stands until the next run
+        after = read_all(target);
+        assert_int_equal(after.tsc - before.tsc, show ? 3 * HZ : 0);
+        assert_int_equal(before.count - after.count, show ? 3 * 200000000 : 0);
+        assert_int_equal(after.reference - before.reference, show ? 3 * 10000000 : 0);
+        assert_ok(WHvDeletePartition(p));
+        assert_ok(WHvDeletePartition(target));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -229,6 +263,7 @@ int main(void)
         cmocka_unit_test(test_deadlines),
         cmocka_unit_test(test_set_while_suspended),
         cmocka_unit_test(test_reset),
+        cmocka_unit_test(test_migration),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
