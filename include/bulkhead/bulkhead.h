@@ -93,6 +93,19 @@ HRESULT BulkheadHandleFromFd(int Fd, HANDLE *Handle);
  * Errors: E_HANDLE. */
 HRESULT BulkheadCloseHandle(HANDLE Handle);
 
+/* Copies private guest memory for a migration to come, while processors run: of the ranges that are mapped with
+ * WHvMapGpaRangeFlagTrackDirtyPages, the first time all of it, then what was written since the call before.
+ * Copied (may be null) receives how much that was. WHvStartPartitionMigration copies the rest. Changing the memory
+ * map forgets the copies. Other calls that change the partition wait meanwhile; runs do not.
+ * Errors: E_INVALIDARG for the handle; ERROR_INVALID_STATE; E_ACCESSDENIED when memory cannot be read;
+ * E_OUTOFMEMORY. */
+HRESULT BulkheadPrecopyMigration(WHV_PARTITION_HANDLE Partition, UINT64 *CopiedSizeInBytes);
+
+/* Says that the program itself has written to guest memory, after the first BulkheadPrecopyMigration.
+ * Errors: E_INVALIDARG for the handle, or a range that no guest address can lie in; ERROR_INVALID_STATE. */
+HRESULT BulkheadMarkGuestMemory(WHV_PARTITION_HANDLE Partition, WHV_GUEST_PHYSICAL_ADDRESS GuestAddress,
+                                UINT64 SizeInBytes);
+
 /* Whether the guest's clocks shall show the time between WHvStartPartitionMigration and WHvSetupPartition. Unless
  * told, they go on where they stood. Between WHvAcceptPartitionMigration and WHvSetupPartition.
  * Errors: E_INVALIDARG for the handle; ERROR_INVALID_STATE (as an HRESULT). */

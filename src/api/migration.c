@@ -7,6 +7,7 @@
 
 #include "api/call.h"
 #include "api/object.h"
+#include "partition/handover.h"
 #include "partition/migration.h"
 #include "partition/snapshot.h"
 
@@ -42,6 +43,38 @@ CHECKED static HRESULT act_on(WHV_PARTITION_HANDLE handle, HRESULT (*act)(struct
     if (FAILED(hr))
         return hr;
     hr = act(call.partition);
+    api_leave(&call);
+    return hr;
+}
+
+HRESULT BulkheadPrecopyMigration(WHV_PARTITION_HANDLE Partition, UINT64 *CopiedSizeInBytes)
+{
+    struct api_call call;
+    UINT64 bytes;
+    HRESULT hr = api_enter(&call, Partition, IN_SET_UP);
+
+    if (FAILED(hr))
+        return hr;
+    hr = handover_precopy(call.partition, &bytes);
+    if (SUCCEEDED(hr) && CopiedSizeInBytes)
+        *CopiedSizeInBytes = bytes;
+    api_leave(&call);
+    return hr;
+}
+
+HRESULT BulkheadMarkGuestMemory(WHV_PARTITION_HANDLE Partition, WHV_GUEST_PHYSICAL_ADDRESS GuestAddress,
+                                UINT64 SizeInBytes)
+{
+    const UINT64 first = GuestAddress & ~(UINT64)(GPA_PAGE_SIZE - 1);
+    struct api_call call;
+    HRESULT hr = api_enter(&call, Partition, IN_SET_UP);
+
+    if (FAILED(hr))
+        return hr;
+    if (gpa_range_valid(GuestAddress, SizeInBytes, 1ull << call.partition->properties.physical_address_width))
+        handover_mark(call.partition, first, GuestAddress + SizeInBytes - first);
+    else
+        hr = E_INVALIDARG;
     api_leave(&call);
     return hr;
 }

@@ -194,43 +194,8 @@ static HRESULT take_regions(struct taking *t, const struct interval *stretches)
     return hr;
 }
 
-static HRESULT copy_region(const struct snapshot_map *map, const struct snapshot_region *region, int fd)
-{
-    const uintptr_t start = (uintptr_t)map->areas[region->area].host + region->offset;
-    struct os_mapping m;
-    int error;
-
-    // What it is made of says which pages were never touched.
-    if (os_share_mappings(start, start + region->size, &m, 1) != 1 || m.start != start || m.end != start + region->size)
-        m = (struct os_mapping){.start = start, .end = start + region->size, .inode = 1};
-    error = os_share_copy(&m, fd, region->file_offset);
-    return error == 0 ? S_OK : error == -EFAULT || error == -EIO ? E_ACCESSDENIED : E_OUTOFMEMORY;
-}
-
-static HRESULT copy_memory(struct taking *t)
-{
-    struct snapshot_map *map = &t->out->map;
-    HRESULT hr = S_OK;
-    int fd;
-
-    if (t->copied == 0)
-        return S_OK;
-    fd = os_share_file("bulkhead-memory", t->copied);
-    if (fd < 0 || !add_file(t->out, fd)) {
-        if (fd >= 0)
-            close(fd);
-        return E_OUTOFMEMORY;
-    }
-    for (size_t n = 0; n < map->region_count && SUCCEEDED(hr); n++) {
-        if (map->regions[n].kind != SNAPSHOT_COPIED)
-            continue;
-        map->regions[n].file = (uint32_t)(t->out->file_count - 1);
-        hr = copy_region(map, &map->regions[n], fd);
-    }
-    return hr;
-}
-
-HRESULT handover_take(struct partition *p, struct handover *out)
+// What there is, and what has to be copied: `*copied` bytes.
+static HRESULT take_shape(struct partition *p, struct handover *out, uint64_t *copied)
 {
     struct taking t = {.out = out};
     struct interval *stretches = NULL;
@@ -242,12 +207,244 @@ HRESULT handover_take(struct partition *p, struct handover *out)
         take_ranges(p, &out->map);
         hr = take_regions(&t, stretches);
     }
-    if (SUCCEEDED(hr))
-        hr = copy_memory(&t);
     free(stretches);
     free(t.known);
+    *copied = t.copied;
     if (FAILED(hr))
         handover_release(out);
+    return hr;
+}
+
+// ---- Copying -----------------------------------------------------------------------------------------------------
+
+static HRESULT copy_part(const struct snapshot_map *map, const struct snapshot_region *region, uint64_t offset,
+                         uint64_t size, int fd)
+{
+    const uintptr_t start = (uintptr_t)map->areas[region->area].host + region->offset + offset;
+    struct os_mapping m;
+    int error;
+
+    // What it is made of says which pages were never touched. Of a few pages it is quicker to copy them.
+    if (size < region->size || os_share_mappings(start, start + size, &m, 1) != 1 || m.start != start
+        || m.end != start + size)
+        m = (struct os_mapping){.start = start, .end = start + size, .inode = 1};
+    error = os_share_copy(&m, fd, region->file_offset + offset);
+    return error == 0 ? S_OK : error == -EFAULT || error == -EIO ? E_ACCESSDENIED : E_OUTOFMEMORY;
+}
+
+// The parts that have to be copied of [offset, offset + size) in an area. `*bytes` grows by their size.
+static HRESULT copy_stretch(const struct snapshot_map *map, uint32_t area, uint64_t offset, uint64_t size, int fd,
+                            uint64_t *bytes)
+{
+    HRESULT hr = S_OK;
+
+    for (size_t n = 0; n < map->region_count && SUCCEEDED(hr); n++) {
+        const struct snapshot_region *r = &map->regions[n];
+        const uint64_t low = r->offset > offset ? r->offset : offset;
+        const uint64_t high = r->offset + r->size < offset + size ? r->offset + r->size : offset + size;
+
+        if (r->kind != SNAPSHOT_COPIED || r->area != area || low >= high)
+            continue;
+        hr = copy_part(map, r, low - r->offset, high - low, fd);
+        *bytes += high - low;
+    }
+    return hr;
+}
+
+// The pages of a guest range whose bits are set.
+static HRESULT copy_pages(const struct snapshot_map *map, const struct snapshot_range *range, const uint64_t *bitmap,
+                          int fd, uint64_t *bytes)
+{
+    const uint64_t pages = range->size / GPA_PAGE_SIZE;
+    HRESULT hr = S_OK;
+
+    for (uint64_t n = 0; n < pages && SUCCEEDED(hr);) {
+        uint64_t run = 0;
+
+        while (n + run < pages && (bitmap[(n + run) / 64] >> (n + run) % 64 & 1))
+            run++;
+        if (run)
+            hr = copy_stretch(map, range->area, range->offset + n * GPA_PAGE_SIZE, run * GPA_PAGE_SIZE, fd, bytes);
+        n += run ? run : 1;
+    }
+    return hr;
+}
+
+static bool tracked(const struct snapshot_range *range)
+{
+    return range->flags & WHvMapGpaRangeFlagTrackDirtyPages;
+}
+
+// ---- Copies that are made while processors run -----------------------------------------------------------------------
+
+struct precopy {
+    struct handover shape;      // its files are not used
+    uint64_t size;              // of the file of copies
+    int fd;
+    struct dirty written;       // pages that are to be copied again, besides those that nobody has asked for yet
+};
+
+static bool same_shape(const struct handover *a, const struct handover *b)
+{
+    const struct snapshot_map *x = &a->map, *y = &b->map;
+
+    if (x->area_count != y->area_count || x->region_count != y->region_count || x->range_count != y->range_count)
+        return false;
+    for (size_t n = 0; n < x->area_count; n++)
+        if (x->areas[n].host != y->areas[n].host || x->areas[n].size != y->areas[n].size)
+            return false;
+    for (size_t n = 0; n < x->region_count; n++)
+        if (x->regions[n].area != y->regions[n].area || x->regions[n].kind != y->regions[n].kind
+            || x->regions[n].offset != y->regions[n].offset || x->regions[n].size != y->regions[n].size
+            || x->regions[n].file_offset != y->regions[n].file_offset)
+            return false;
+    return true;
+}
+
+static HRESULT begin_precopy(struct partition *p)
+{
+    struct precopy *pre = calloc(1, sizeof(*pre));
+    HRESULT hr = pre ? take_shape(p, &pre->shape, &pre->size) : E_OUTOFMEMORY;
+
+    if (FAILED(hr)) {
+        free(pre);
+        return hr;
+    }
+    pre->fd = os_share_file("bulkhead-memory", pre->size);
+    p->precopy = pre;
+    hr = pre->fd < 0 ? E_OUTOFMEMORY : S_OK;
+    for (size_t n = 0; n < pre->shape.map.range_count && SUCCEEDED(hr); n++) {
+        const struct snapshot_range *r = &pre->shape.map.ranges[n];
+
+        if (tracked(r))
+            hr = dirty_reserve(&pre->written, r->gpa, r->size);
+        if (SUCCEEDED(hr) && tracked(r))
+            hr = dirty_reserve(&p->unasked, r->gpa, r->size);
+        if (SUCCEEDED(hr) && tracked(r))
+            handover_mark(p, r->gpa, r->size);      // all of it is to be copied
+    }
+    if (FAILED(hr))
+        handover_forget(p);
+    return hr;
+}
+
+void handover_forget(struct partition *p)
+{
+    struct precopy *pre = p->precopy;
+
+    if (!pre)
+        return;
+    handover_release(&pre->shape);
+    dirty_destroy(&pre->written);
+    if (pre->fd >= 0)
+        close(pre->fd);
+    free(pre);
+    p->precopy = NULL;
+}
+
+void handover_note(struct partition *p, gpa_t gpa, uint64_t size, const uint64_t *bitmap)
+{
+    if (p->precopy)
+        dirty_put(&p->precopy->written, gpa, size, bitmap);
+}
+
+void handover_mark(struct partition *p, gpa_t gpa, uint64_t size)
+{
+    for (size_t n = 0; p->precopy && n < p->precopy->shape.map.range_count; n++) {
+        const struct snapshot_range *r = &p->precopy->shape.map.ranges[n];
+        const gpa_t low = r->gpa > gpa ? r->gpa : gpa;
+        const gpa_t high = r->gpa + r->size < gpa + size ? r->gpa + r->size : gpa + size;
+
+        for (gpa_t at = low; tracked(r) && at < high; at += GPA_PAGE_SIZE)
+            dirty_mark(&p->precopy->written, at);
+    }
+}
+
+// Copy what was written to the tracked ranges since the last time. The marks are taken first: what is written while a
+// page is copied marks it again.
+static HRESULT copy_written(struct partition *p, uint64_t *bytes)
+{
+    struct precopy *pre = p->precopy;
+    HRESULT hr = S_OK;
+
+    for (size_t n = 0; n < pre->shape.map.range_count && SUCCEEDED(hr); n++) {
+        const struct snapshot_range *r = &pre->shape.map.ranges[n];
+        uint64_t *bitmap;
+
+        if (!tracked(r))
+            continue;
+        bitmap = calloc(dirty_words(r->size), sizeof(*bitmap));
+        if (!bitmap)
+            return E_OUTOFMEMORY;
+        hr = p->engine->collect_dirty(p, r->gpa, r->size, bitmap);
+        dirty_put(&p->unasked, r->gpa, r->size, bitmap);        // the owner has not been told of them
+        dirty_take(&pre->written, r->gpa, r->size, bitmap);
+        if (SUCCEEDED(hr))
+            hr = copy_pages(&pre->shape.map, r, bitmap, pre->fd, bytes);
+        if (FAILED(hr))
+            dirty_put(&pre->written, r->gpa, r->size, bitmap);
+        free(bitmap);
+    }
+    return hr;
+}
+
+HRESULT handover_precopy(struct partition *p, uint64_t *bytes)
+{
+    HRESULT hr = p->precopy ? S_OK : begin_precopy(p);
+
+    *bytes = 0;
+    return SUCCEEDED(hr) ? copy_written(p, bytes) : hr;
+}
+
+// ---- All together ----------------------------------------------------------------------------------------------------
+
+// The file of copies: begun while processors ran, and finished now; or from the beginning.
+static HRESULT copy_memory(struct partition *p, struct handover *out, uint64_t size)
+{
+    struct precopy *pre = p->precopy;
+    uint64_t ignored = 0;
+    HRESULT hr = S_OK;
+    int fd;
+
+    if (size == 0)
+        return S_OK;
+    if (pre && pre->size == size && same_shape(&pre->shape, out)) {
+        hr = copy_written(p, &ignored);
+        fd = fcntl(pre->fd, F_DUPFD_CLOEXEC, 0);
+    } else {
+        pre = NULL;
+        fd = os_share_file("bulkhead-memory", size);
+    }
+    if (FAILED(hr) || fd < 0 || !add_file(out, fd)) {
+        if (fd >= 0)
+            close(fd);
+        return FAILED(hr) ? hr : E_OUTOFMEMORY;
+    }
+    for (size_t n = 0; n < out->map.region_count; n++)
+        if (out->map.regions[n].kind == SNAPSHOT_COPIED)
+            out->map.regions[n].file = (uint32_t)(out->file_count - 1);
+    if (pre) {
+        for (size_t n = 0; n < out->map.range_count && SUCCEEDED(hr); n++)
+            if (!tracked(&out->map.ranges[n]))
+                hr = copy_stretch(&out->map, out->map.ranges[n].area, out->map.ranges[n].offset, out->map.ranges[n].size,
+                                  fd, &ignored);
+        return hr;
+    }
+    for (uint32_t area = 0; area < out->map.area_count && SUCCEEDED(hr); area++)
+        hr = copy_stretch(&out->map, area, 0, out->map.areas[area].size, fd, &ignored);
+    return hr;
+}
+
+HRESULT handover_take(struct partition *p, struct handover *out)
+{
+    uint64_t copied;
+    HRESULT hr = take_shape(p, out, &copied);
+
+    if (SUCCEEDED(hr)) {
+        hr = copy_memory(p, out, copied);
+        if (FAILED(hr))
+            handover_release(out);
+    }
     return hr;
 }
 

@@ -192,6 +192,7 @@ HRESULT migration_start_locked(struct partition *p, int *handle)
         release_migration(m);
     } else {
         p->migration = m;
+        handover_forget(p);             // the file has gone along
     }
     partition_let_run_locked(p);
     return hr;
@@ -402,5 +403,6 @@ void migration_release(struct partition *p)
     if (p->migration)
         release_migration(p->migration);
     p->migration = NULL;
+    handover_forget(p);
     handover_unmap(p);
 }

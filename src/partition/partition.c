@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "os/tsc.h"
+#include "partition/handover.h"
 #include "partition/migration.h"
 
 // The wish has changed: defaults are those of the engines that it allows.
@@ -304,6 +305,8 @@ CHECKED static HRESULT follow_map_locked(struct partition *p, gpa_t gpa, uint64_
 {
     HRESULT hr = p->engine->map_changed(p, gpa, size), again;
 
+    handover_forget(p);
+
     if (SUCCEEDED(hr)) {
         gpa_map_keep(undo);
         return hr;
@@ -371,6 +374,7 @@ HRESULT partition_map_locked(struct partition *p, const struct gpa_range *range)
     // All pages start clean, and do so before a processor can find the range: what it marks then must stay.
     // Should the change fail, the pages of what was there before are as dirty as they were.
     dirty_take(&p->dirty, range->gpa, range->size, before);
+    dirty_take(&p->unasked, range->gpa, range->size, before);
     hr = change_map_locked(p, range);
     if (FAILED(hr))
         dirty_put(&p->dirty, range->gpa, range->size, before);
@@ -410,8 +414,12 @@ HRESULT partition_query_dirty_locked(struct partition *p, gpa_t gpa, uint64_t si
     if (!bitmap)
         return E_OUTOFMEMORY;
     hr = p->engine->collect_dirty(p, gpa, size, bitmap);
-    if (FAILED(hr))
+    if (FAILED(hr)) {
         dirty_put(&p->dirty, gpa, size, bitmap);
+    } else {
+        handover_note(p, gpa, size, bitmap);
+        dirty_take(&p->unasked, gpa, size, bitmap);
+    }
     free(own);
     return hr;
 }
@@ -441,6 +449,7 @@ void partition_free(struct partition *p)
         free(p->vp_memory[i]);
     property_release(&p->properties);
     dirty_destroy(&p->dirty);
+    dirty_destroy(&p->unasked);
     gpa_map_destroy(&p->map);
     pthread_cond_destroy(&p->vp_unused);
     pthread_mutex_destroy(&p->lock);

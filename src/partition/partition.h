@@ -60,6 +60,8 @@ struct partition {
     struct gpa_map map;
     struct partition_clock clock;           // stands until the first run
     struct dirty dirty;                     // written pages that an engine marked and nobody has asked for
+    struct dirty unasked;                   // pages whose marks were taken for a migration, and not told to the owner
+    struct precopy *precopy;                // under lock; of a migration to come (handover.c)
     atomic_uint requests;                   // calls without lock or processor that are changing something
     struct migration *migration;            // under lock; migration.c's own, in the states of migration
     struct guest_memory *memory;            // that came with the partition (handover.c)

@@ -368,6 +368,90 @@ static void test_clocks(void **state)
     assert_ok(WHvDeletePartition(p));
 }
 
+// Private memory that is copied in rounds while the guest writes to it arrives as it was at the last instruction.
+static void test_rounds(void **state)
+{
+    // mov si, 0x3000; next: inc word [si]; add si, 0x102; cmp si, 0xF000; jb next; inc word [0x2000]; jmp from the start
+    static const uint8_t busy[] = {0xBE, 0x00, 0x30, 0xFF, 0x04, 0x81, 0xC6, 0x02, 0x01, 0x81, 0xFE, 0x00, 0xF0,
+                                   0x72, 0xF4, 0xFF, 0x06, 0x00, 0x20, 0xEB, 0xEB};
+    const WHV_MAP_GPA_RANGE_FLAGS tracked = (WHV_MAP_GPA_RANGE_FLAGS)(RWX | WHvMapGpaRangeFlagTrackDirtyPages);
+    static uint8_t untracked[SIZE] __attribute__((aligned(PAGE)));
+    WHV_PARTITION_HANDLE p, target;
+    struct runner runner;
+    UINT64 copied = 0, size, bitmap = 0;
+    HANDLE handle;
+    VOID *at;
+
+    (void)state;
+    for (int round = 0; round < 5; round++) {
+        memset(private_memory, round, SIZE);
+        p = guest(private_memory, busy, sizeof(busy));
+        assert_ok(WHvMapGpaRange(p, private_memory, 0, SIZE, tracked));
+        assert_ok(WHvMapGpaRange(p, untracked, 0x100000, SIZE, RW));
+        store32(private_memory, TICKS, 0);
+        start(&runner, p, 0);
+        EVENTUALLY(load32(private_memory, TICKS) != 0);
+        assert_ok(BulkheadPrecopyMigration(p, &copied));
+        assert_int_equal(copied, SIZE);
+        for (int n = 0; n < 20; n++) {
+            assert_ok(BulkheadPrecopyMigration(p, &copied));
+            assert_in_range(copied, 0, SIZE - PAGE);        // never the whole again
+        }
+        store32(private_memory, 0xF800, 0x12345678);         // the program's own: the guest does not write there
+        assert_ok(BulkheadMarkGuestMemory(p, 0xF800, 4));
+        untracked[77] = (uint8_t)(round + 1);
+        assert_ok(BulkheadPrecopyMigration(p, NULL));
+        cancel(&runner);
+        // The owner's marks are not touched: the guest has written to these pages.
+        if (round == 4) {
+            assert_ok(WHvQueryGpaRangeDirtyBitmap(p, 0, SIZE, &bitmap, sizeof(bitmap)));
+            assert_int_equal(bitmap & 0x7FFC, 0x7FFC);
+        }
+        assert_ok(WHvStartPartitionMigration(p, &handle));
+        assert_ok(WHvAcceptPartitionMigration(handle, &target));
+        assert_ok(WHvCompletePartitionMigration(p));
+        assert_ok(WHvSetupPartition(target));
+        assert_ok(BulkheadFindGuestMemory(target, 0, &at, &size));
+        assert_int_equal(size, SIZE);
+        assert_memory_equal(at, private_memory, SIZE);
+        assert_ok(BulkheadFindGuestMemory(target, 0x100000, &at, &size));
+        assert_memory_equal(at, untracked, SIZE);
+        assert_ok(WHvDeletePartition(p));
+        assert_ok(WHvDeletePartition(target));
+    }
+}
+
+// A map that has changed since, and a migration that was canceled, begin again.
+static void test_rounds_that_are_lost(void **state)
+{
+    const WHV_MAP_GPA_RANGE_FLAGS tracked = (WHV_MAP_GPA_RANGE_FLAGS)(RWX | WHvMapGpaRangeFlagTrackDirtyPages);
+    WHV_PARTITION_HANDLE p = ticking(private_memory);
+    UINT64 copied;
+    HANDLE handle;
+
+    (void)state;
+    assert_ok(WHvMapGpaRange(p, private_memory, 0, SIZE, tracked));
+    assert_ok(BulkheadPrecopyMigration(p, &copied));
+    assert_int_equal(copied, SIZE);
+    assert_ok(WHvUnmapGpaRange(p, 0xE000, PAGE));
+    tick(p);
+    assert_ok(BulkheadPrecopyMigration(p, &copied));
+    assert_int_equal(copied, SIZE - PAGE);
+    assert_ok(WHvStartPartitionMigration(p, &handle));
+    assert_ok(WHvCancelPartitionMigration(p));
+    assert_ok(BulkheadCloseHandle(handle));
+    tick(p);
+    assert_ok(BulkheadPrecopyMigration(p, &copied));
+    assert_int_equal(copied, SIZE - PAGE);
+    assert_hr(BulkheadMarkGuestMemory(p, 1ull << 60, 1), E_INVALIDARG);
+    assert_hr(BulkheadMarkGuestMemory(p, 0, UINT64_MAX), E_INVALIDARG);
+    assert_ok(BulkheadMarkGuestMemory(p, 0, 1ull << 40));
+    p = moved(p);
+    tick(p);
+    assert_int_equal(load32(private_memory, TICKS), 4);
+    assert_ok(WHvDeletePartition(p));
+}
+
 // A hundred times there and back leave nothing behind.
 static void test_nothing_is_left(void **state)
 {
@@ -403,6 +487,8 @@ int main(void)
         cmocka_unit_test(test_written_pages),
         cmocka_unit_test(test_what_waits),
         cmocka_unit_test(test_clocks),
+        cmocka_unit_test(test_rounds),
+        cmocka_unit_test(test_rounds_that_are_lost),
         cmocka_unit_test(test_nothing_is_left),
     };
 

@@ -1,0 +1,42 @@
+#!/usr/bin/env python3
+"""Writes the table of calls and states into docs/migration.md, from the table that the tests walk.
+
+usage: state_table.py TABLE PAGE           rewrites the part of the page between its two marks
+       state_table.py --check TABLE PAGE   exits with 1 when the page is not what would be written
+"""
+
+import re
+import sys
+
+ROW = re.compile(r'^CALL\((\w+), .*, (\w+), (\w+), (\w+), (\w+), (\w+)\)$')
+BEGIN, END = '<!-- states: made by tools/state_table.py -->', '<!-- end of states -->'
+WORDS = {'OK': 'yes', 'STATE': '-'}
+HEAD = ['| call | created | set up | migrating out | gone | migrating in |', '|---|---|---|---|---|---|']
+
+
+def table_of(path):
+    with open(path, encoding='utf-8') as file:
+        rows = [match.groups() for match in map(ROW.match, file.read().splitlines()) if match]
+    if not rows:
+        sys.exit(f'{path}: no rows')
+    return '\n'.join(HEAD + [f'| `{name}` | ' + ' | '.join(WORDS[answer] for answer in answers) + ' |'
+                             for name, *answers in rows])
+
+
+def main():
+    check = sys.argv[1:2] == ['--check']
+    table, page = sys.argv[1 + check:]
+    with open(page, encoding='utf-8') as file:
+        text = file.read()
+    before, rest = text.split(BEGIN)
+    _, after = rest.split(END)
+    wanted = f'{before}{BEGIN}\n\n{table_of(table)}\n\n{END}{after}'
+    if not check:
+        with open(page, 'w', encoding='utf-8') as file:
+            file.write(wanted)
+    elif text != wanted:
+        print(f'{page} is out of date: run tools/state_table.py {table} {page}', file=sys.stderr)
+        sys.exit(1)
+
+
+main()
