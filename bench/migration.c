@@ -5,6 +5,9 @@
  * Prints a line "NAME VALUE" for each figure, medians over the rounds; bench/run gives them words. "Downtime" is from
  * the last exit that the guest made at the source to the first at the destination, by the host's monotonic clock.
  * Shared memory (memfd) is handed over; private memory is copied, which is compared with a memcpy of the same bytes.
+ *
+ * "Gap" is the longest stretch of its own TSC that a guest sees between two readings, while it goes a hundred times to
+ * another process and back, answering a port after every thousand readings: a hiccup is one above the downtime.
  */
 #include <WinHvPlatform.h>
 #include <bulkhead/bulkhead.h>
@@ -23,14 +26,35 @@
 
 #define MAX_ROUNDS 101
 #define MIB (1ull << 20)
+#define TIMES 100u
 
 static unsigned rounds = 11;
 
 static const UINT8 out_loop[] = {0xE6, 0x10, 0xEB, 0xFC};   /* out 0x10, al; jmp there */
 
+/* Reads its TSC again and again: the longest step goes to [DATA_AT], how many to [DATA_AT + 8]. */
+static const UINT8 gap_loop[] = {
+    0xB9, 0xE8, 0x03, 0x00, 0x00,                   /* 00 again: mov ecx, 1000   */
+    0x0F, 0x31,                                     /* 05 next:  rdtsc           */
+    0x48, 0xC1, 0xE2, 0x20,                         /* 07        shl rdx, 32     */
+    0x48, 0x09, 0xD0,                               /* 0b        or rax, rdx     */
+    0x49, 0x89, 0xC0,                               /* 0e        mov r8, rax     */
+    0x4C, 0x29, 0xC8,                               /* 11        sub rax, r9     */
+    0x4D, 0x89, 0xC1,                               /* 14        mov r9, r8      */
+    0x48, 0x3B, 0x06,                               /* 17        cmp rax, [rsi]  */
+    0x76, 0x03,                                     /* 1a        jbe same        */
+    0x48, 0x89, 0x06,                               /* 1c        mov [rsi], rax  */
+    0x48, 0xFF, 0x46, 0x08,                         /* 1f same:  inc qword [rsi+8] */
+    0xFF, 0xC9,                                     /* 23        dec ecx         */
+    0x75, 0xDE,                                     /* 25        jnz next        */
+    0xE6, 0x10,                                     /* 27        out 0x10, al    */
+    0xEB, 0xD5,                                     /* 29        jmp again       */
+};
+#define GAP_NEXT (CODE_AT + 0x29)
+
 /* What the two processes share. */
 static struct notes {
-    double last, first, started, accepted;
+    double last, first, started, accepted, longest;
 } *notes;
 
 static void die(const char *what)
@@ -39,13 +63,13 @@ static void die(const char *what)
     exit(1);
 }
 
-static void step_over(WHV_PARTITION_HANDLE partition)
+static void step_over(WHV_PARTITION_HANDLE partition, UINT64 next)
 {
     static const WHV_REGISTER_NAME name = WHvX64RegisterRip;
     WHV_REGISTER_VALUE value;
 
     memset(&value, 0, sizeof(value));
-    value.Reg64 = CODE_AT + 2;
+    value.Reg64 = next;
     guest_run_to(partition, WHvRunVpExitReasonX64IoPortAccess);
     guest_set(partition, &name, 1, &value);
 }
@@ -85,13 +109,13 @@ static int receive_fd(int socket)
     return fd;
 }
 
+/* To the other process, from after an exit. */
 static void go(int socket, WHV_PARTITION_HANDLE partition)
 {
     HANDLE handle;
     char byte;
     int fd;
 
-    step_over(partition);
     notes->last = now();
     check("WHvStartPartitionMigration", WHvStartPartitionMigration(partition, &handle));
     notes->started = now();
@@ -121,8 +145,6 @@ static WHV_PARTITION_HANDLE come(int socket)
         die("accept");
     }
     check("WHvSetupPartition", WHvSetupPartition(partition));
-    step_over(partition);
-    notes->first = now();
     return partition;
 }
 
@@ -142,8 +164,13 @@ static double once(UINT8 *memory, UINT64 size, double *start)
         die("fork");
     }
     if (child == 0) {
+        WHV_PARTITION_HANDLE partition;
+
         close(sockets[0]);
-        check("WHvDeletePartition", WHvDeletePartition(come(sockets[1])));
+        partition = come(sockets[1]);
+        step_over(partition, CODE_AT + 2);
+        notes->first = now();
+        check("WHvDeletePartition", WHvDeletePartition(partition));
         _exit(0);
     }
     close(sockets[1]);
@@ -153,6 +180,7 @@ static double once(UINT8 *memory, UINT64 size, double *start)
             WHvMapGpaRangeFlagRead | WHvMapGpaRangeFlagWrite | WHvMapGpaRangeFlagExecute;
 
         check("WHvMapGpaRange", WHvMapGpaRange(partition, memory + GUEST_SIZE, GUEST_SIZE, size - GUEST_SIZE, all));
+        step_over(partition, CODE_AT + 2);
         go(sockets[0], partition);
     }
     close(sockets[0]);
@@ -223,6 +251,62 @@ static void bench_private(UINT64 size)
     munmap(memory, size);
 }
 
+static void ping_pong(int socket, WHV_PARTITION_HANDLE partition, unsigned times)
+{
+    for (unsigned n = 0; n < times; n++) {
+        if (!partition) {
+            partition = come(socket);
+            step_over(partition, GAP_NEXT);
+            notes->longest = now() - notes->last > notes->longest ? now() - notes->last : notes->longest;
+        }
+        for (unsigned exits = 0; exits < 5; exits++) {
+            step_over(partition, GAP_NEXT);
+        }
+        go(socket, partition);
+        partition = NULL;
+    }
+}
+
+static void bench_there_and_back(void)
+{
+    const struct guest_start guest = {.code = gap_loop, .code_size = sizeof(gap_loop), .rsi = DATA_AT};
+    WHV_CAPABILITY clock;
+    WHV_PARTITION_HANDLE partition;
+    UINT64 gap, readings;
+    int sockets[2], fd, status;
+    UINT8 *memory = map_memory(64 * MIB, true, &fd);
+    pid_t child;
+
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets) != 0) {
+        die("socketpair");
+    }
+    fflush(stdout);
+    child = fork();
+    if (child == 0) {
+        close(sockets[0]);
+        ping_pong(sockets[1], NULL, TIMES);
+        _exit(0);
+    }
+    close(sockets[1]);
+    partition = guest_create(memory, &guest);
+    step_over(partition, GAP_NEXT);
+    memset(memory + DATA_AT, 0, 16);            /* the first reading has none before it */
+    ping_pong(sockets[0], partition, TIMES);
+    check("WHvDeletePartition", WHvDeletePartition(come(sockets[0])));
+    if (child < 0 || waitpid(child, &status, 0) != child || status != 0) {
+        die("the other process");
+    }
+    memcpy(&gap, memory + DATA_AT, sizeof(gap));
+    memcpy(&readings, memory + DATA_AT + 8, sizeof(readings));
+    check("WHvGetCapability",
+          WHvGetCapability(WHvCapabilityCodeProcessorClockFrequency, &clock, sizeof(clock), NULL));
+    printf("hundred_times_gap_ms %.3f\n", (double)gap * 1e3 / (double)clock.ProcessorClockFrequency);
+    printf("hundred_times_downtime_ms %.3f\n", notes->longest * 1e3);
+    printf("hundred_times_readings %llu\n", (unsigned long long)readings);
+    munmap(memory, 64 * MIB);
+    close(fd);
+}
+
 int main(int argc, char **argv)
 {
     if (argc > 1) {
@@ -240,5 +324,6 @@ int main(int argc, char **argv)
     bench_shared(4096 * MIB, 4096 * MIB);
     bench_private(64 * MIB);
     bench_private(1024 * MIB);
+    bench_there_and_back();
     return 0;
 }
