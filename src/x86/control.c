@@ -236,10 +236,11 @@ static bool segment_possible(const struct x86_cpu *cpu, unsigned index)
     return !segment_is_code(a) || (a & 2);
 }
 
-bool x86_state_valid(const struct x86_cpu *cpu)
+bool x86_state_valid(const struct x86_cpu *cpu, uint64_t other_cr4, uint64_t other_xcr0)
 {
+    uint64_t cr4 = cpu->cr4 & ~other_cr4, xcr0 = cpu->xcr0 & ~other_xcr0;
     bool lme = cpu->efer & X86_EFER_LME, lma = cpu->efer & X86_EFER_LMA, paging = cpu->cr0 & X86_CR0_PG;
-    if (!cr0_possible(cpu->cr0) || (cpu->cr4 & ~cr4_allowed(cpu)) || (cpu->efer & ~x86_efer_allowed(cpu)))
+    if (!cr0_possible(cpu->cr0) || (cr4 & ~cr4_allowed(cpu)) || (cpu->efer & ~x86_efer_allowed(cpu)))
         return false;
     if (lma != (lme && paging) || (lma && !(cpu->cr4 & X86_CR4_PAE)))
         return false;
@@ -251,7 +252,7 @@ bool x86_state_valid(const struct x86_cpu *cpu)
         return false;
     // Bit 0 of XCR0 is x87 and always set; AVX needs SSE.
     bool xsave = x86_has_feature(cpu, X86_FEATURE_XSAVE);
-    if (!(cpu->xcr0 & 1) || (cpu->xcr0 & (xsave ? ~7ull : ~1ull)) || (cpu->xcr0 & 6) == 4)
+    if (!(xcr0 & 1) || (xcr0 & (xsave ? ~7ull : ~1ull)) || (xcr0 & 6) == 4)
         return false;
     for (unsigned s = 0; s < X86_SEGMENTS; s++)
         if (!segment_possible(cpu, s))

@@ -79,8 +79,8 @@ enum x86_answer x86_write_msr(struct x86_cpu *cpu, uint32_t msr, uint64_t value)
 // mode from the rest and drops all translations.
 void x86_settle_state(struct x86_cpu *cpu);
 // True when CR0, CR4, EFER, RFLAGS, RIP and the segments go together (SDM vol. 3C 27.3.1). Ask after
-// x86_settle_state.
-bool x86_state_valid(const struct x86_cpu *cpu);
+// x86_settle_state. Bits of CR4 and XCR0 that are not looked at: what somebody else's processor has beyond this one.
+bool x86_state_valid(const struct x86_cpu *cpu, uint64_t other_cr4, uint64_t other_xcr0);
 
 // CPUID as the processor itself answers, from features.def and the leaf table.
 void x86_cpuid(const struct x86_cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);

@@ -108,17 +108,17 @@ static void test_control_registers(void **state)
 static void test_state_valid(void **state)
 {
     struct machine *m = *state;
-    assert_true(x86_state_valid(&m->cpu));
+    assert_true(x86_state_valid(&m->cpu, 0, 0));
     machine_long_mode(m);
-    assert_true(x86_state_valid(&m->cpu));
+    assert_true(x86_state_valid(&m->cpu, 0, 0));
     m->cpu.segment[X86_CS].attributes |= X86_SEG_DB;
-    assert_false(x86_state_valid(&m->cpu));
+    assert_false(x86_state_valid(&m->cpu, 0, 0));
     machine_long_mode(m);
     m->cpu.cr4 = 0;
-    assert_false(x86_state_valid(&m->cpu));
+    assert_false(x86_state_valid(&m->cpu, 0, 0));
     machine_long_mode(m);
     m->cpu.xcr0 = 0;
-    assert_false(x86_state_valid(&m->cpu));
+    assert_false(x86_state_valid(&m->cpu, 0, 0));
 }
 
 // ---- Segments ---------------------------------------------------------------------------------------------

@@ -296,14 +296,8 @@ static HRESULT guest_debug(struct kvm_vcpu *v)
 
 static HRESULT settle(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
-    // What the processor has beyond the view's own is for KVM to check.
-    struct x86_cpu *cpu = &v->p.cpu;
-    uint64_t cr4 = cpu->cr4, xcr0 = cpu->xcr0;
-    cpu->cr4 &= ~(uint64_t)(1u << 22 | 1u << 23);       // PKE, CET
-    cpu->xcr0 &= 7;
-    bool valid = x86_state_valid(cpu);
-    cpu->cr4 = cr4;
-    cpu->xcr0 = xcr0;
+    // What the processor has beyond the view's own is for KVM to check: PKE and CET; components above AVX.
+    bool valid = x86_state_valid(&v->p.cpu, 1u << 22 | 1u << 23, ~7ull);
     // An external interrupt event without an APIC mode is accepted by the set call and refused by the run.
     if (valid && !(v->p.ext_int_valid && !v->kvm->apic)) {
         v->p.settle = false;

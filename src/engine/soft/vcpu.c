@@ -332,7 +332,7 @@ static enum step settle(struct vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     processor_settle(&v->p);
     // An external interrupt event without an APIC mode is accepted by the set call and refused by the run.
-    if (!x86_state_valid(&v->p.cpu) || (v->p.ext_int_valid && !v->soft->apic))
+    if (!x86_state_valid(&v->p.cpu, 0, 0) || (v->p.ext_int_valid && !v->soft->apic))
         return exit_with(v, exit, WHvRunVpExitReasonInvalidVpRegisterValue);
     v->p.settle = false;
     return STEP_RUN;
