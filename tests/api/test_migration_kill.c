@@ -1,5 +1,6 @@
-// Migration with one of the two processes killed: at each step, and at random instants. Afterwards one process at most
-// can run the partition, the one that may does, and no tick of the guest is lost or counted twice.
+// Migration with one of the two processes killed: at each step, and at random instants; or stopped for a while, or the
+// source taking it back. Afterwards one process at most can run the partition, the one that may does, and no tick of the
+// guest is lost or counted twice.
 //
 //     BULKHEAD_KILLS=N    rounds at random instants (default below), BULKHEAD_SEED=N
 #include "holdings.h"
@@ -42,6 +43,7 @@ static int memory_fd;
 
 // Where a process kills itself: after that many steps. -1: never.
 static int last_step, steps;
+static bool takes_back;
 
 static void step(void)
 {
@@ -137,7 +139,7 @@ static void source(int socket)
     step();
     close(fd);
     step();
-    if (read(socket, &byte, 1) == 1) {                  // accepted
+    if (read(socket, &byte, 1) == 1 && !takes_back) {   // accepted
         step();
         hr = WHvCompletePartitionMigration(p);
         if (hr == S_OK) {
@@ -206,6 +208,8 @@ struct plan {
     int last_step[2];           // where each kills itself
     int victim;                 // whom the test kills, after `delay_ns`; -1: nobody
     long delay_ns;
+    long stop_ns;               // not killed but stopped for so long; 0: killed
+    bool cancel;                // the source takes it back though the target has accepted
 };
 
 struct outcome {
@@ -227,6 +231,7 @@ static struct outcome play(const struct plan *plan)
         if (pids[side] == 0) {
             close(sockets[!side]);
             last_step = plan->last_step[side];
+            takes_back = plan->cancel;
             steps = 0;
             (side == SOURCE ? source : target)(sockets[side]);
             _exit(0);
@@ -236,7 +241,11 @@ static struct outcome play(const struct plan *plan)
     close(sockets[1]);
     if (plan->victim >= 0) {
         nanosleep(&(struct timespec){.tv_nsec = plan->delay_ns}, NULL);
-        kill(pids[plan->victim], SIGKILL);
+        kill(pids[plan->victim], plan->stop_ns ? SIGSTOP : SIGKILL);
+        if (plan->stop_ns) {
+            nanosleep(&(struct timespec){.tv_nsec = plan->stop_ns}, NULL);
+            kill(pids[plan->victim], SIGCONT);
+        }
     }
     for (int side = 0; side < 2; side++) {
         assert_int_equal(waitpid(pids[side], &status[side], 0), pids[side]);
@@ -335,6 +344,26 @@ static void test_at_random(void **state)
     }
 }
 
+static void test_stops_and_cancels(void **state)
+{
+    unsigned int seed = 5, source_kept = 0, target_got = 0;
+
+    (void)state;
+    for (unsigned int n = 0; n < 200; n++) {
+        struct plan plan = {.last_step = {-1, -1}, .victim = (int)(n & 1), .delay_ns = rand_r(&seed) % 2000000,
+                            .stop_ns = 1 + rand_r(&seed) % 3000000, .cancel = n % 3 == 0};
+        struct outcome outcome = play(&plan);
+
+        check(&plan, &outcome);
+        assert_false(outcome.killed[SOURCE] || outcome.killed[TARGET]);
+        assert_int_equal(notes->went_on[plan.cancel ? SOURCE : TARGET], AFTER);
+        assert_int_equal(guest_ticks(), BEFORE + AFTER);
+        source_kept += notes->went_on[SOURCE] > 0;
+        target_got += notes->went_on[TARGET] > 0;
+    }
+    assert_int_equal(source_kept + target_got, 200);
+}
+
 static int set_up_memory(void **state)
 {
     (void)state;
@@ -351,6 +380,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_at_each_step),
         cmocka_unit_test(test_at_random),
+        cmocka_unit_test(test_stops_and_cancels),
     };
 
     return engine_run_tests_with(tests, set_up_memory, NULL);

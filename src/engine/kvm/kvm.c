@@ -1,6 +1,7 @@
 // The kvm engine's table, and the calls that concern a whole partition.
 #include "engine/kvm/kvm.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -44,7 +45,10 @@ static HRESULT create_vm(struct kvm_partition *kvm)
     int device = kvm_host_open();
     if (device < 0)
         return kvm_hresult(device);
-    kvm->vm = kvm_ioctl_value(device, KVM_CREATE_VM, 0);
+    // The kernel gives it up for a signal that comes just then, whatever the signal's handler is.
+    do
+        kvm->vm = kvm_ioctl_value(device, KVM_CREATE_VM, 0);
+    while (kvm->vm == -EINTR);
     close(device);
     return kvm->vm < 0 ? kvm_hresult(kvm->vm) : S_OK;
 }
