@@ -66,6 +66,18 @@ void api_leave(struct api_call *call)
     handle_unpin(call->handle);
 }
 
+HRESULT api_act(WHV_PARTITION_HANDLE handle, unsigned int states, HRESULT (*act)(struct partition *p))
+{
+    struct api_call call;
+    HRESULT hr = api_enter(&call, handle, states);
+
+    if (FAILED(hr))
+        return hr;
+    hr = act(call.partition);
+    api_leave(&call);
+    return hr;
+}
+
 HRESULT api_write_result(const void *result, UINT32 size, void *buffer, UINT32 room, UINT32 *written)
 {
     if (!buffer && room != 0)

@@ -37,6 +37,9 @@ CHECKED HRESULT api_enter_unlocked(struct api_call *call, WHV_PARTITION_HANDLE h
 
 void api_leave(struct api_call *call);
 
+// A whole call that has nothing but its partition: enter in one of `states`, with the lock, act, leave.
+CHECKED HRESULT api_act(WHV_PARTITION_HANDLE handle, unsigned int states, HRESULT (*act)(struct partition *p));
+
 // Write a result of `size` bytes into a caller's buffer of `room`, and its size into `written`, which may be
 // NULL. WHV_E_INSUFFICIENT_BUFFER with the size needed when it does not fit, E_POINTER for a missing buffer.
 CHECKED HRESULT api_write_result(const void *result, UINT32 size, void *buffer, UINT32 room, UINT32 *written);

@@ -35,18 +35,6 @@ HRESULT WINAPI WHvStartPartitionMigration(WHV_PARTITION_HANDLE Partition, HANDLE
     return hr;
 }
 
-CHECKED static HRESULT act_on(WHV_PARTITION_HANDLE handle, HRESULT (*act)(struct partition *p))
-{
-    struct api_call call;
-    HRESULT hr = api_enter(&call, handle, IN_MIGRATING_OUT);
-
-    if (FAILED(hr))
-        return hr;
-    hr = act(call.partition);
-    api_leave(&call);
-    return hr;
-}
-
 HRESULT BulkheadPrecopyMigration(WHV_PARTITION_HANDLE Partition, UINT64 *CopiedSizeInBytes)
 {
     struct api_call call;
@@ -81,12 +69,12 @@ HRESULT BulkheadMarkGuestMemory(WHV_PARTITION_HANDLE Partition, WHV_GUEST_PHYSIC
 
 HRESULT WINAPI WHvCancelPartitionMigration(WHV_PARTITION_HANDLE Partition)
 {
-    return act_on(Partition, migration_cancel_locked);
+    return api_act(Partition, IN_MIGRATING_OUT, migration_cancel_locked);
 }
 
 HRESULT WINAPI WHvCompletePartitionMigration(WHV_PARTITION_HANDLE Partition)
 {
-    return act_on(Partition, migration_complete_locked);
+    return api_act(Partition, IN_MIGRATING_OUT, migration_complete_locked);
 }
 
 HRESULT WINAPI WHvAcceptPartitionMigration(HANDLE MigrationHandle, WHV_PARTITION_HANDLE *Partition)

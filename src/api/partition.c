@@ -33,32 +33,19 @@ HRESULT WINAPI WHvSetupPartition(WHV_PARTITION_HANDLE Partition)
     return hr;
 }
 
-// Enter a partition that is set up, act, and leave.
-CHECKED static HRESULT act_on(WHV_PARTITION_HANDLE handle, HRESULT (*act)(struct partition *p))
-{
-    struct api_call call;
-    HRESULT hr = api_enter(&call, handle, IN_SET_UP);
-
-    if (FAILED(hr))
-        return hr;
-    hr = act(call.partition);
-    api_leave(&call);
-    return hr;
-}
-
 HRESULT WINAPI WHvResetPartition(WHV_PARTITION_HANDLE Partition)
 {
-    return act_on(Partition, partition_reset_locked);
+    return api_act(Partition, IN_SET_UP, partition_reset_locked);
 }
 
 HRESULT WINAPI WHvSuspendPartitionTime(WHV_PARTITION_HANDLE Partition)
 {
-    return act_on(Partition, partition_stop_time_locked);
+    return api_act(Partition, IN_SET_UP, partition_stop_time_locked);
 }
 
 HRESULT WINAPI WHvResumePartitionTime(WHV_PARTITION_HANDLE Partition)
 {
-    return act_on(Partition, partition_start_time_locked);
+    return api_act(Partition, IN_SET_UP, partition_start_time_locked);
 }
 
 // Never hangs: nobody new comes in, whoever runs a processor is cancelled, and no other call waits for the

@@ -1,6 +1,5 @@
 // Migration without memory: the Nth allocation of each call fails, until it succeeds. A call that fails has the
 // documented error, leaves nothing behind, and can be made again.
-#include <dirent.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -31,17 +30,6 @@ void *__wrap_malloc(size_t size) { return fails() ? NULL : __real_malloc(size); 
 void *__wrap_calloc(size_t count, size_t size) { return fails() ? NULL : __real_calloc(count, size); }
 void *__wrap_realloc(void *old, size_t size) { return fails() ? NULL : __real_realloc(old, size); }
 
-static unsigned int descriptors(void)
-{
-    DIR *directory = opendir("/proc/self/fd");
-    unsigned int count = 0;
-
-    while (readdir(directory))
-        count++;
-    closedir(directory);
-    return count;
-}
-
 static WHV_PARTITION_HANDLE partition(void)
 {
     static const WHV_X64_CPUID_RESULT cpuid[] = {{.Function = 0x80000005, .Eax = 1}};
@@ -62,7 +50,7 @@ static WHV_PARTITION_HANDLE partition(void)
 #define SWEEP(call, undo)                                                                                    \
     ({                                                                                                       \
         HRESULT hr_;                                                                                         \
-        unsigned int n_ = 0, open_ = descriptors();                                                          \
+        unsigned int n_ = 0, open_ = open_descriptors();                                                          \
         for (;; n_++) {                                                                                      \
             until_failure = (int)n_;                                                                         \
             hr_ = (call);                                                                                    \
@@ -71,7 +59,7 @@ static WHV_PARTITION_HANDLE partition(void)
                 break;                                                                                       \
             assert_hr(hr_, E_OUTOFMEMORY);                                                                   \
             undo;                                                                                            \
-            assert_int_equal(descriptors(), open_);                                                          \
+            assert_int_equal(open_descriptors(), open_);                                                          \
             assert_true(n_ < 1000);                                                                          \
         }                                                                                                    \
         n_;                                                                                                  \
@@ -95,7 +83,7 @@ static void offer_again(WHV_PARTITION_HANDLE p, HANDLE *handle)
 
 static void test_no_memory(void **state)
 {
-    const unsigned int open = descriptors();
+    const unsigned int open = open_descriptors();
     WHV_PARTITION_HANDLE p = partition(), target = NULL;
     WHV_RUN_VP_EXIT_CONTEXT exit;
     unsigned int failed[4];
@@ -103,7 +91,7 @@ static void test_no_memory(void **state)
 
     (void)state;
     // What was copied by then is kept, in a file.
-    failed[0] = SWEEP(BulkheadPrecopyMigration(p, NULL), assert_in_range(open_ = descriptors(), open, open + 1));
+    failed[0] = SWEEP(BulkheadPrecopyMigration(p, NULL), assert_in_range(open_ = open_descriptors(), open, open + 1));
     failed[1] = SWEEP(WHvStartPartitionMigration(p, &handle), (void)0);
     failed[2] = SWEEP(WHvAcceptPartitionMigration(handle, &target), offer_again(p, &handle));
     assert_ok(WHvCompletePartitionMigration(p));
@@ -115,7 +103,7 @@ static void test_no_memory(void **state)
     assert_int_equal(exit.ExitReason, WHvRunVpExitReasonCanceled);
     assert_ok(WHvDeletePartition(p));
     assert_ok(WHvDeletePartition(target));
-    assert_int_equal(descriptors(), open);
+    assert_int_equal(open_descriptors(), open);
     print_message("allocations: rounds %u, start %u, accept %u, set-up %u\n", failed[0], failed[1], failed[2], failed[3]);
 }
 

@@ -2,7 +2,6 @@
 // the process is unharmed.
 //
 //     BULKHEAD_ROUNDS=N, BULKHEAD_SEED=N
-#include <dirent.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,17 +48,6 @@ static uint64_t random64(void)
     seed ^= seed >> 7;
     seed ^= seed << 17;
     return seed;
-}
-
-static unsigned int descriptors(void)
-{
-    DIR *directory = opendir("/proc/self/fd");
-    unsigned int count = 0;
-
-    while (readdir(directory))
-        count++;
-    closedir(directory);
-    return count;
 }
 
 // A partition with two processors, an APIC, a list and a tracked range, as it leaves.
@@ -291,14 +279,14 @@ static void test_malformed(void **state)
         bool up;
 
         if (n == 20)
-            open = descriptors();
+            open = open_descriptors();
         memcpy(bytes, m.stream, m.size);
         mutate(bytes, &size, room);
         seal(bytes, size);
         accepted += SUCCEEDED(play_stream(&m, bytes, size, &up));
         came_up += up;
     }
-    assert_int_equal(descriptors(), open);
+    assert_int_equal(open_descriptors(), open);
     print_message("%u streams: %u accepted, %u came up\n", rounds, accepted, came_up);
     assert_true(accepted > rounds / 20 && accepted < rounds);
     free(bytes);
@@ -309,7 +297,7 @@ static void test_malformed(void **state)
 static void test_other_descriptors(void **state)
 {
     const HRESULT invalid_data = HRESULT_FROM_WIN32(ERROR_INVALID_DATA);
-    const unsigned int before = descriptors();
+    const unsigned int before = open_descriptors();
     struct message m;
     struct head head;
     int files[FILES + 1], word, other[6];
@@ -360,7 +348,7 @@ static void test_other_descriptors(void **state)
         close(other[n]);
     close(word);
     release_message(&m);
-    assert_int_equal(descriptors(), before);
+    assert_int_equal(open_descriptors(), before);
 }
 
 int main(void)
