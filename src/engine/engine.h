@@ -53,6 +53,15 @@ struct engine_status {
     char text[160];
 };
 
+// What a processor counts, set by set as the API has them; docs/api/counters.md says what each member means.
+struct processor_counters {
+    WHV_PROCESSOR_RUNTIME_COUNTERS runtime;
+    WHV_PROCESSOR_INTERCEPT_COUNTERS intercepts;
+    WHV_PROCESSOR_EVENT_COUNTERS events;
+    WHV_PROCESSOR_APIC_COUNTERS apic;
+    WHV_PROCESSOR_SYNTHETIC_FEATURES_COUNTERS synthetic_features;
+};
+
 struct engine {
     const char *name;       // "kvm", "soft"
     int speed;              // the automatic choice prefers the higher number
@@ -136,6 +145,10 @@ struct engine {
     void (*cpuid)(struct vp *vp, UINT32 leaf, UINT32 subleaf, UINT32 out[4]);
     // Guest instructions executed since creation. Any thread; approximate while running. NULL: nobody counts.
     UINT64 (*instruction_count)(struct vp *vp);
+    // All of them, since the processor was created; none ever goes back. Any thread, also while the processor runs.
+    CHECKED HRESULT (*counters)(struct vp *vp, struct processor_counters *counters);
+    // The pages that are really there for the guest, of each size. With partition->lock held; processors may run.
+    CHECKED HRESULT (*memory_counters)(struct partition *p, WHV_PARTITION_MEMORY_COUNTERS *counters);
 };
 
 // All engines of this build, fastest first; ends with NULL.

@@ -6,7 +6,7 @@
 #include <x86intrin.h>
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
-static uint64_t frequency;
+static uint64_t frequency, cost = UINT64_MAX;
 
 uint64_t os_tsc(void)
 {
@@ -63,10 +63,28 @@ static void measure(void)
     }
     frequency = (uint64_t)((unsigned __int128)(tsc1 - tsc0) * 1000000000 / (ns1 - ns0));
     frequency = (frequency + 5000) / 10000 * 10000;
+    for (int n = 0; n < 100; n++) {
+        uint64_t before = __rdtsc();
+        uint64_t ticks = __rdtsc() - before;
+        cost = ticks < cost ? ticks : cost;
+    }
 }
 
 uint64_t os_tsc_hz(void)
 {
     pthread_once(&once, measure);
     return frequency;
+}
+
+uint64_t os_tsc_cost(void)
+{
+    pthread_once(&once, measure);
+    return cost;
+}
+
+uint64_t os_thread_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }

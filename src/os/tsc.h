@@ -7,6 +7,8 @@
 uint64_t os_tsc(void);
 // Its frequency, measured once per process: the first call waits for up to 10 ms where the process is that young.
 uint64_t os_tsc_hz(void);
+uint64_t os_tsc_cost(void);             // ticks that reading it takes
+uint64_t os_thread_ns(void);            // processor time of the calling thread
 
 // Nanoseconds since 1970.
 uint64_t os_time_of_day(void);

@@ -135,7 +135,7 @@ bool x86_write_cr(struct x86_cpu *cpu, unsigned number, uint64_t value)
 #define DR7_GD 0x2000u
 #define DR6_BD 0x2000u
 
-// Checks that reads and writes share; 4 and 5 become 6 and 7.
+// Checks that reads and writes share, and their count; 4 and 5 become 6 and 7.
 static bool debug_register(struct x86_cpu *cpu, unsigned *number)
 {
     if (*number > 7 || ((*number & ~1u) == 4 && (cpu->cr4 & X86_CR4_DE)))
@@ -149,6 +149,7 @@ static bool debug_register(struct x86_cpu *cpu, unsigned *number)
         cpu->exception.address = DR6_BD;
         return false;
     }
+    x86_count_add(&cpu->counts.instruction[X86_COUNT_DEBUG].count, 1);
     return true;
 }
 

@@ -22,6 +22,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "x86/counts.h"
+
 #define X86_LIKELY(x) __builtin_expect(!!(x), 1)
 #define X86_UNLIKELY(x) __builtin_expect(!!(x), 0)
 
@@ -359,6 +361,7 @@ struct x86_cpu {
     // entries came from since the last full flush; mask 0: none.
     struct { uint64_t base, mask; } large[2];
     struct x86_code *code;                  // the block cache (code.h)
+    struct x86_counts counts;               // since the processor was made: no reset touches them
     struct x86_walk_cache walk_2m[X86_WALK_2M], walk_1g[X86_WALK_1G];
     struct x86_tlb_entry tlbs[X86_TLB_SETS][X86_TLB_ENTRIES] __attribute__((aligned(64)));
     struct x86_tlb_log tlb_log[X86_TLB_SETS];

@@ -282,6 +282,17 @@ static void note_cause(struct x86_cpu *cpu, const struct x86_exception *e)
     }
 }
 
+static void count(struct x86_cpu *cpu, const struct x86_exception *e, bool external)
+{
+    bool instruction = e->software && !e->privileged && e->vector != X86_BP && e->vector != X86_OFV;    // INT n
+    if (external)
+        x86_count_add(&cpu->counts.interrupts, 1);
+    else if (e->vector == X86_PFV && !e->software)
+        x86_count_add(&cpu->counts.page_faults, 1);
+    else if (!instruction)
+        x86_count_add(&cpu->counts.exceptions, 1);
+}
+
 enum fault_class { CLASS_BENIGN, CLASS_CONTRIBUTORY, CLASS_PAGE, CLASS_DOUBLE };
 
 // SDM vol. 3A table 6-4
@@ -322,6 +333,7 @@ static enum x86_leave deliver(struct x86_cpu *cpu, const struct x86_exception *f
         if (!external)
             note_cause(cpu, &current);
         if (deliver_once(cpu, &d)) {
+            count(cpu, &current, external);
             if (external && current.vector == X86_NMI)
                 cpu->nmi_blocked = 1;
             return X86_LEAVE_LOOKUP;

@@ -276,6 +276,7 @@ static const struct insn *lmsw(struct x86_cpu *cpu, const struct insn *i)
 {
     PRIVILEGED();
     OPERAND16(word);
+    x86_count_add(&cpu->counts.instruction[X86_COUNT_CONTROL].count, 1);
     if (!x86_write_cr(cpu, 0, (cpu->cr0 & ~(uint64_t)0xe) | (word & 0xf)))
         return x86_leave_fault(cpu, i);
     x86_serialize(cpu);
@@ -412,7 +413,11 @@ static const struct insn *mov_to_control(struct x86_cpu *cpu, const struct insn 
     PRIVILEGED();
     cpu->current = i;
     uint64_t value = i->flags & INSN_CODE64 ? R64(i->src) : R32(i->src);
-    if (!x86_write_cr(cpu, i->dst, value))
+    struct x86_counted *counted = &cpu->counts.instruction[i->dst == 3 ? X86_COUNT_INVALIDATION : X86_COUNT_CONTROL];
+    uint64_t begun = x86_count_begin(counted);
+    bool written = x86_write_cr(cpu, i->dst, value);
+    x86_count_end(&cpu->counts, counted, begun);
+    if (!written)
         return x86_leave_fault(cpu, i);
     if (i->dst != 8)
         x86_serialize(cpu);
@@ -423,6 +428,7 @@ static const struct insn *mov_from_control(struct x86_cpu *cpu, const struct ins
 {
     uint64_t value = 0;
     PRIVILEGED();
+    x86_count_add(&cpu->counts.instruction[X86_COUNT_CONTROL].count, 1);
     switch (i->src) {
     case 0: value = cpu->cr0; break;
     case 2: value = cpu->cr2; break;

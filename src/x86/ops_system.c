@@ -128,6 +128,7 @@ static const struct insn *clac(struct x86_cpu *cpu, const struct insn *i)
 static const struct insn *hlt(struct x86_cpu *cpu, const struct insn *i)
 {
     PRIVILEGED();
+    x86_count_add(&cpu->counts.instruction[X86_COUNT_HALT].count, 1);
     const struct insn *next = x86_leave_done(cpu, i);
     cpu->leave = X86_LEAVE_HALT;
     return next;
@@ -136,6 +137,7 @@ static const struct insn *hlt(struct x86_cpu *cpu, const struct insn *i)
 static const struct insn *clts(struct x86_cpu *cpu, const struct insn *i)
 {
     PRIVILEGED();
+    x86_count_add(&cpu->counts.instruction[X86_COUNT_CONTROL].count, 1);
     cpu->cr0 &= ~(uint64_t)X86_CR0_TS;
     return x86_leave_done(cpu, i);
 }
@@ -144,8 +146,11 @@ static const struct insn *invlpg(struct x86_cpu *cpu, const struct insn *i)
 {
     PRIVILEGED();
     ADDRESS(lin, 1, X86_READ);
+    struct x86_counted *counted = &cpu->counts.instruction[X86_COUNT_INVALIDATION];
+    uint64_t begun = x86_count_begin(counted);
     x86_flush_page(cpu, lin);
     x86_serialize(cpu);
+    x86_count_end(&cpu->counts, counted, begun);
     return x86_leave_done(cpu, i);
 }
 
@@ -162,7 +167,11 @@ static const struct insn *invd(struct x86_cpu *cpu, const struct insn *i)
 static const struct insn *cpuid(struct x86_cpu *cpu, const struct insn *i)
 {
     uint32_t out[4];
-    switch (cpu->bus->cpuid(cpu, R32(OFFSET(X86_RAX)), R32(OFFSET(X86_RCX)), out)) {
+    struct x86_counted *counted = &cpu->counts.instruction[X86_COUNT_CPUID];
+    uint64_t begun = x86_count_begin(counted);
+    enum x86_answer answer = cpu->bus->cpuid(cpu, R32(OFFSET(X86_RAX)), R32(OFFSET(X86_RCX)), out);
+    x86_count_end(&cpu->counts, counted, begun);
+    switch (answer) {
     case X86_DONE:
         break;
     case X86_FAULT_GP:
@@ -191,7 +200,10 @@ static __attribute__((noinline)) struct answer ask_tsc(struct x86_cpu *cpu, bool
 static __attribute__((noinline)) struct answer ask_msr(struct x86_cpu *cpu)
 {
     struct answer a = { 0 };
+    struct x86_counted *counted = &cpu->counts.instruction[X86_COUNT_MSR];
+    uint64_t begun = x86_count_begin(counted);
     a.kind = x86_read_msr(cpu, R32(OFFSET(X86_RCX)), &a.value);
+    x86_count_end(&cpu->counts, counted, begun);
     return a;
 }
 
@@ -227,6 +239,7 @@ static const struct insn *rdtscp(struct x86_cpu *cpu, const struct insn *i)
 // There are no performance counters: no index is a valid one.
 static const struct insn *rdpmc(struct x86_cpu *cpu, const struct insn *i)
 {
+    x86_count_add(&cpu->counts.instruction[X86_COUNT_RDPMC].count, 1);
     return x86_raise(cpu, i, X86_GP, 0);
 }
 
@@ -249,7 +262,11 @@ static const struct insn *wrmsr(struct x86_cpu *cpu, const struct insn *i)
     PRIVILEGED();
     uint32_t msr = R32(OFFSET(X86_RCX));
     uint64_t value = (uint64_t)R32(OFFSET(X86_RDX)) << 32 | R32(OFFSET(X86_RAX));
-    switch (x86_write_msr(cpu, msr, value)) {
+    struct x86_counted *counted = &cpu->counts.instruction[X86_COUNT_MSR];
+    uint64_t begun = x86_count_begin(counted);
+    enum x86_answer answer = x86_write_msr(cpu, msr, value);
+    x86_count_end(&cpu->counts, counted, begun);
+    switch (answer) {
     case X86_DONE:
         break;
     case X86_FAULT_GP:

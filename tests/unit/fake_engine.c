@@ -16,6 +16,7 @@ HRESULT fake_setup_result;
 HRESULT fake_map_result;
 HRESULT fake_property_result;
 HRESULT fake_collect_result;
+HRESULT fake_counters_result;
 UINT64 fake_written;
 bool fake_run_blocks;
 
@@ -60,6 +61,7 @@ void fake_reset(void)
     fake_map_result = S_OK;
     fake_property_result = S_OK;
     fake_collect_result = S_OK;
+    fake_counters_result = S_OK;
     fake_written = 0;
     fake_run_blocks = false;
 }
@@ -245,6 +247,22 @@ static void fake_cpuid(struct vp *vp, UINT32 leaf, UINT32 subleaf, UINT32 out[4]
     out[2] = out[3] = 0xFFFFFFFF;
 }
 
+static HRESULT fake_counters(struct vp *vp, struct processor_counters *counters)
+{
+    (void)vp;
+    *counters = (struct processor_counters){ .runtime = { 1, 2 }, .events = { 3, 4, 5 }, .apic = { 6, 7, 8, 9, 10 } };
+    counters->intercepts.RdpmcInstructions.Time100ns = 11;
+    counters->synthetic_features.VirtualMmuHypercallsCount = 12;
+    return fake_counters_result;
+}
+
+static HRESULT fake_memory_counters(struct partition *p, WHV_PARTITION_MEMORY_COUNTERS *counters)
+{
+    (void)p;
+    *counters = (WHV_PARTITION_MEMORY_COUNTERS){ 13, 14, 15 };
+    return fake_counters_result;
+}
+
 static UINT64 fake_instruction_count(struct vp *vp)
 {
     (void)vp;
@@ -258,7 +276,8 @@ static UINT64 fake_instruction_count(struct vp *vp)
     .vp_run = fake_vp_run, .vp_cancel = fake_vp_cancel, .get_registers = fake_get_registers,                 \
     .set_registers = fake_set_registers, .get_apic_page = fake_get_apic_page,                                \
     .set_apic_page = fake_set_apic_page, .translate_gva = fake_translate_gva,                                \
-    .request_interrupt = fake_request_interrupt, .cpuid = fake_cpuid
+    .request_interrupt = fake_request_interrupt, .cpuid = fake_cpuid, .counters = fake_counters,             \
+    .memory_counters = fake_memory_counters
 
 static const struct engine engine_fast = {
     .name = "fast", .speed = 2, .probe = fast_probe, .capabilities = fast_capabilities, .setup = fast_setup,

@@ -24,6 +24,7 @@ extern HRESULT fake_setup_result;                   // of "fast"
 extern HRESULT fake_map_result;                     // of map_changed
 extern HRESULT fake_property_result;                // of properties_changed
 extern HRESULT fake_collect_result;                 // of collect_dirty
+extern HRESULT fake_counters_result;                // of counters and memory_counters
 extern UINT64 fake_written;                         // what collect_dirty tells next, and forgets
 extern bool fake_run_blocks;                        // runs wait for a cancel, instead of exiting for a port
 

@@ -831,6 +831,46 @@ static void test_instruction_count(void **state)
     assert_non_null(strchr(BulkheadVersion(), '.'));
 }
 
+// Each set comes from its place, and an engine's error is the call's.
+static void test_counters(void **state)
+{
+    WHV_PARTITION_HANDLE p = set_up();
+    WHV_PARTITION_MEMORY_COUNTERS pages;
+    WHV_PROCESSOR_RUNTIME_COUNTERS runtime;
+    WHV_PROCESSOR_INTERCEPT_COUNTERS intercepts;
+    WHV_PROCESSOR_EVENT_COUNTERS events;
+    WHV_PROCESSOR_APIC_COUNTERS apic;
+    WHV_PROCESSOR_SYNTHETIC_FEATURES_COUNTERS synthetic;
+    UINT32 written = 0;
+
+    (void)state;
+    assert_ok(WHvCreateVirtualProcessor(p, 0, 0));
+#define GET(set, to)                                                                                         \
+    assert_ok(WHvGetVirtualProcessorCounters(p, 0, WHvProcessorCounterSet##set, &to, sizeof(to), &written))
+    GET(Runtime, runtime);
+    GET(Intercepts, intercepts);
+    GET(Events, events);
+    GET(Apic, apic);
+    GET(SyntheticFeatures, synthetic);
+    assert_int_equal(runtime.HypervisorRuntime100ns, 2);
+    assert_int_equal(intercepts.RdpmcInstructions.Time100ns, 11);
+    assert_int_equal(events.InterruptCount, 5);
+    assert_int_equal(apic.SelfIpiCount, 10);
+    assert_int_equal(synthetic.VirtualMmuHypercallsCount, 12);
+    assert_ok(WHvGetPartitionCounters(p, WHvPartitionCounterSetMemory, &pages, sizeof(pages), NULL));
+    assert_int_equal(pages.Mapped1GPageCount, 15);
+    fake_counters_result = E_ACCESSDENIED;
+    written = 99;
+    memset(&runtime, 0xAA, sizeof(runtime));
+    assert_hr(WHvGetVirtualProcessorCounters(p, 0, WHvProcessorCounterSetRuntime, &runtime, sizeof(runtime), &written),
+              E_ACCESSDENIED);
+    assert_hr(WHvGetPartitionCounters(p, WHvPartitionCounterSetMemory, &pages, sizeof(pages), &written),
+              E_ACCESSDENIED);
+    assert_int_equal(written, 99);
+    assert_int_equal(runtime.TotalRuntime100ns, 0xAAAAAAAAAAAAAAAA);
+    assert_ok(WHvDeletePartition(p));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -857,6 +897,7 @@ int main(void)
         cmocka_unit_test_setup(test_delete_while_running, setup),
         cmocka_unit_test_setup(test_delete_races, setup),
         cmocka_unit_test_setup(test_instruction_count, setup),
+        cmocka_unit_test_setup(test_counters, setup),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -13,7 +13,8 @@ WHV_X64_SEGMENT_REGISTER processor_segment(const struct x86_cpu *cpu, unsigned s
                                        .Selector = s->selector, .Attributes = s->attributes };
 }
 
-void exit_context(struct processor *p, WHV_RUN_VP_EXIT_CONTEXT *exit, WHV_RUN_VP_EXIT_REASON reason, UINT8 cr8)
+// The part that every exit has; clears the rest.
+static void common_part(struct processor *p, WHV_RUN_VP_EXIT_CONTEXT *exit, WHV_RUN_VP_EXIT_REASON reason, UINT8 cr8)
 {
     const struct x86_cpu *cpu = &p->cpu;
     memset(exit, 0, sizeof *exit);
@@ -30,6 +31,15 @@ void exit_context(struct processor *p, WHV_RUN_VP_EXIT_CONTEXT *exit, WHV_RUN_VP
     c->Cs = processor_segment(cpu, X86_CS);
     c->Rip = cpu->rip;
     c->Rflags = x86_get_rflags(cpu);
+}
+
+void exit_context(struct processor *p, WHV_RUN_VP_EXIT_CONTEXT *exit, WHV_RUN_VP_EXIT_REASON reason, UINT8 cr8)
+{
+    common_part(p, exit, reason, cr8);
+    if (reason == WHvRunVpExitReasonX64InterruptWindow)
+        x86_count_add(&p->exits.window.count, 1);
+    else if (reason != WHvRunVpExitReasonX64Halt)
+        x86_count_add(&p->exits.other.count, 1);
 }
 
 UINT8 exit_instruction_bytes(struct processor *p, UINT8 bytes[16])
@@ -162,7 +172,8 @@ void exit_from_cpu(struct processor *p, WHV_RUN_VP_EXIT_CONTEXT *exit, UINT8 cr8
         [X86_EXIT_EXCEPTION] = WHvRunVpExitReasonException,
         [X86_EXIT_APIC_EOI] = WHvRunVpExitReasonX64ApicEoi,
     };
-    exit_context(p, exit, reasons[p->cpu.exit.kind], cr8);
+    common_part(p, exit, reasons[p->cpu.exit.kind], cr8);
+    x86_count_add(&p->exits.of_cpu[p->cpu.exit.kind].count, 1);
     switch (p->cpu.exit.kind) {
     case X86_EXIT_PORT: port_exit(p, exit); break;
     case X86_EXIT_MEMORY: memory_exit(p, exit); break;
@@ -209,7 +220,8 @@ bool exit_memory_gone(struct processor *p, const void *address, bool write, WHV_
     bool fetch = !cpu->current && !write && is_code_at_rip(p, address);
     if (cpu->current)
         (void)x86_leave_fault(cpu, cpu->current);
-    exit_context(p, exit, WHvRunVpExitReasonMemoryAccess, cr8);
+    common_part(p, exit, WHvRunVpExitReasonMemoryAccess, cr8);
+    x86_count_add(&p->exits.of_cpu[X86_EXIT_MEMORY].count, 1);
     exit->MemoryAccess.AccessInfo.AccessType = write ? WHvMemoryAccessWrite
                                              : fetch ? WHvMemoryAccessExecute : WHvMemoryAccessRead;
     exit->MemoryAccess.AccessInfo.GpaUnmapped = 1;

@@ -10,6 +10,14 @@
 #include "partition/partition.h"
 #include "x86/cpu.h"
 
+// Exits to the client, counted where they are made, with the ticks that the engine has measured for each kind. Written
+// and read as x86/counts.h says.
+struct processor_exits {
+    struct x86_counted of_cpu[X86_EXIT_PLATFORM + 1];   // by enum x86_exit_kind; MEMORY with memory that is gone
+    struct x86_counted window;                          // X64InterruptWindow
+    struct x86_counted other;                           // all that remain, but X64Halt: the HLT is counted
+};
+
 struct processor {
     struct x86_cpu cpu;
     struct vp *vp;
@@ -41,6 +49,8 @@ struct processor {
     // The last ranges of guest memory, and holes between them, that were looked up, with their first pages; size 0: none.
     struct x86_page ranges[2];
     unsigned range_next;
+
+    struct processor_exits exits;
 };
 
 // What every processor begins with; `p` is all zero. `platform` is the engine's object, which begins with
@@ -73,7 +83,7 @@ bool processor_is_guest_memory(struct processor *p, const void *address, gpa_t *
 // ---- exits.c: what an exit tells ---------------------------------------------------------------------------------
 
 WHV_X64_SEGMENT_REGISTER processor_segment(const struct x86_cpu *cpu, unsigned segment);
-// The part that every exit has; clears the rest.
+// An exit that has nothing of its own to tell, or whose own part the caller fills in.
 void exit_context(struct processor *p, WHV_RUN_VP_EXIT_CONTEXT *exit, WHV_RUN_VP_EXIT_REASON reason, UINT8 cr8);
 // Up to 16 bytes from RIP on, as far as they can be fetched, without a trace in the processor's state.
 UINT8 exit_instruction_bytes(struct processor *p, UINT8 bytes[16]);
@@ -95,6 +105,31 @@ enum step deliver_exception(struct processor *p, WHV_RUN_VP_EXIT_CONTEXT *exit, 
 // The events that the client set: the pending one, then WHvRegisterPendingEvent's exception. STEP_RUN: there
 // is none.
 enum step deliver_pending(struct processor *p, WHV_RUN_VP_EXIT_CONTEXT *exit, UINT8 cr8);
+
+// ---- counters.c: from what is counted to what the API tells ------------------------------------------------------
+
+// A figure is the sum of the rows that name it.
+struct counter_row {
+    uint16_t member;                    // of struct processor_counters
+    bool timed;                         // a WHV_PROCESSOR_INTERCEPT_COUNTER from a struct x86_counted
+    uint32_t source;                    // of the engine's processor object
+};
+// `object` is the engine's processor, whose ticks go at `hz`. Any thread.
+void counters_sum(const struct counter_row *rows, unsigned count, const void *object, uint64_t hz,
+                  struct processor_counters *counters);
+// In units of 100 ns.
+uint64_t counters_time(uint64_t ticks, uint64_t hz);
+
+// Rows: a member and the field of the engine's object `type` that it comes from.
+#define COUNTER(set, member_, type, field)                                                                            \
+    { .member = offsetof(struct processor_counters, set.member_), .source = offsetof(type, field) }
+#define COUNTER_TIMED(member_, type, field)                                                                           \
+    { .member = offsetof(struct processor_counters, intercepts.member_), .timed = true,                               \
+      .source = offsetof(type, field) }
+
+// pages.c: engine.h's memory_counters, by the host's page tables. E_OUTOFMEMORY, E_ACCESSDENIED, and E_FAIL where
+// /proc does not tell.
+CHECKED HRESULT pages_counters(struct partition *p, WHV_PARTITION_MEMORY_COUNTERS *counters);
 
 // ---- translate.c -------------------------------------------------------------------------------------------------
 

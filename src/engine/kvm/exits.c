@@ -272,6 +272,8 @@ HRESULT kvm_exit(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *e
     case KVM_EXIT_DEBUG:
         return kvm_view_do(v, debug, step, exit);
     case KVM_EXIT_HLT:
+        x86_count_add(&v->p.cpu.counts.instruction[X86_COUNT_HALT].count, 1);
+        x86_count_add(&v->told_halts, 1);
         *step = exit_with(v, exit, WHvRunVpExitReasonX64Halt);
         return S_OK;
     case KVM_EXIT_SHUTDOWN:
@@ -286,8 +288,10 @@ HRESULT kvm_exit(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *e
         v->p.cpu.exit = (struct x86_exit){ .kind = X86_EXIT_APIC_EOI, .eoi = { .vector = run->eoi.vector } };
         *step = exit_from_view(v, exit);
         return S_OK;
-    case KVM_EXIT_INTR:
     case KVM_EXIT_IRQ_WINDOW_OPEN:
+        x86_count_add(&v->told_windows, 1);
+        return S_OK;        // the window's own exit follows
+    case KVM_EXIT_INTR:
     case KVM_EXIT_SET_TPR:
         return S_OK;        // the next look at what is to be done comes before the next run anyway
     default:

@@ -230,6 +230,7 @@ CHECKED static int ask_figures(int fd, struct kvm_host *h)
         { KVM_CAP_SET_GUEST_DEBUG, offsetof(struct kvm_host, guest_debug) },
         { KVM_CAP_TSC_DEADLINE_TIMER, offsetof(struct kvm_host, tsc_deadline) },
         { KVM_CAP_EXIT_ON_EMULATION_FAILURE, offsetof(struct kvm_host, emulation_exits) },
+        { KVM_CAP_BINARY_STATS_FD, offsetof(struct kvm_host, stats) },
     };
     int size = kvm_ioctl_value(fd, KVM_GET_VCPU_MMAP_SIZE, 0);
     int slots = extension(fd, KVM_CAP_NR_MEMSLOTS);

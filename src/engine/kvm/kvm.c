@@ -331,4 +331,6 @@ const struct engine engine_kvm = {
     .translate_gva = kvm_translate_gva,
     .request_interrupt = kvm_request_interrupt,
     .cpuid = kvm_cpuid,
+    .counters = kvm_counters,
+    .memory_counters = kvm_memory_counters,
 };

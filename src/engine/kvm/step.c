@@ -196,7 +196,10 @@ HRESULT kvm_step(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *e
     bool trap = cpu->rflags & X86_TF, shadow = cpu->interrupt_shadow;
     if (shadow)
         cpu->interrupt_shadow = 2;      // to tell a shadow that ends here from one that the instruction casts
+    uint64_t begun = x86_host_ticks();
     enum x86_leave leave = x86_step(cpu, v->p.code_count ? v->p.code : NULL, v->p.code_count, &v->step);
+    x86_count_add(&v->steps.count, 1);
+    x86_count_add(&v->steps.ticks, x86_ticks_between(begun, x86_host_ticks()));
     if (cpu->interrupt_shadow == 2)
         cpu->interrupt_shadow = leave == X86_LEAVE_LOOKUP || leave == X86_LEAVE_HALT ? 0 : 1;
     switch (leave) {

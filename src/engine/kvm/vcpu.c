@@ -119,6 +119,8 @@ static HRESULT set_up(struct kvm_vcpu *v, bool used)
         hr = kvm_state_store_apic_base(v);
     // KVM looks for the destinations of messages in a map that it does not make anew for a processor that is
     // only created.
+    if (SUCCEEDED(hr))
+        hr = kvm_counters_start(v, used);
     if (SUCCEEDED(hr) && v->kvm->apic)
         hr = kvm_apic_reset(&v->kvm->interrupts, v->fd, vp->index);
     v->waits = v->kvm->apic && vp->index;
@@ -335,9 +337,12 @@ static HRESULT enter(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEX
         given = v->run->s.regs.sregs;
     v->nmi_was_blocked = v->p.cpu.nmi_blocked;
     int answer = v->waits ? kvm_state_hand_over(v) : 0;
-    if (answer >= 0)
+    if (answer >= 0) {
+        uint64_t entered = x86_host_ticks();
         answer = kvm_ioctl_value(v->fd, KVM_RUN, 0);
-    else if (answer != -EINVAL)
+        v->runtime.left = x86_host_ticks();
+        v->runtime.inside += x86_ticks_between(entered, v->runtime.left);
+    } else if (answer != -EINVAL)
         return kvm_hresult(answer);
     if (answer == -EINVAL && changed) {
         // What KVM has instead is in the shared page, which is also the place of what the view has no other for.
@@ -396,7 +401,9 @@ static HRESULT run_step(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CON
     bool gave_way = turnstile_wanted(&v->turnstile);
     if (gave_way) {
         enter_as(v, 0);
+        kvm_runtime_take(v);
         turnstile_give_way(&v->turnstile);
+        kvm_runtime_begin(v);
         enter_as(v, v->thread);
     }
     *step = STEP_RUN;
@@ -441,12 +448,14 @@ HRESULT kvm_vcpu_run(struct vp *vp, WHV_RUN_VP_EXIT_CONTEXT *exit)
     HRESULT hr;
     enum step step;
     turnstile_come_back(&v->turnstile);
+    kvm_runtime_begin(v);
     v->thread = os_kick_accept();
     enter_as(v, v->thread);
     do
         hr = run_step(v, &step, exit);
     while (SUCCEEDED(hr) && step != STEP_EXIT);
     enter_as(v, 0);
+    kvm_runtime_end(v, SUCCEEDED(hr) ? exit : NULL);
     turnstile_stand_aside(&v->turnstile);
     return hr;
 }

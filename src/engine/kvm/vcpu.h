@@ -25,6 +25,7 @@
 #include "engine/kvm/abi.h"
 #include "engine/kvm/apic.h"
 #include "engine/kvm/slots.h"
+#include "engine/kvm/stats.h"
 #include "engine/kvm/undo.h"
 #include "x86/decode.h"
 
@@ -66,6 +67,15 @@ struct kvm_half {
     enum { KVM_HALF_NOTHING, KVM_HALF_ACCESS, KVM_HALF_MSR_READ, KVM_HALF_MSR_WRITE } kind;
 };
 
+// Where a processor's time goes, in ticks of the host's TSC: exact, but for what the host gives to other threads
+// meanwhile.
+struct kvm_runtime {
+    uint64_t total;                     // in runs
+    uint64_t inside;                    // in KVM_RUN: the guest, and what the kernel does for it
+    uint64_t since;                     // what `total` holds; while it runs
+    uint64_t left;                      // when KVM_RUN last came back in this run, or when the run began
+};
+
 struct kvm_vcpu {
     struct processor p;                 // first
     struct kvm_partition *kvm;
@@ -98,6 +108,11 @@ struct kvm_vcpu {
     struct kvm_tsc_registers tsc;       // KVM_GROUP_TSC
     uint8_t apic_page[KVM_APIC_PAGE_SIZE], apic_before[KVM_APIC_PAGE_SIZE];    // KVM_GROUP_APIC, and as fetched
     struct x86_step step;               // the instruction that is stepped
+    struct kvm_runtime runtime;
+    struct x86_counted steps;           // instructions that were run on the view
+    x86_count told_halts, told_windows; // exits of KVM_RUN that the kernel counts too
+    struct kvm_stats stats_before;      // as they were at its creation
+    struct processor_counters counters_told;
     struct kvm_xsave xsave;             // what FPU registers come in; last, as it has kvm->xsave_size bytes
 };
 
@@ -139,6 +154,15 @@ void kvm_state_place_fpu(struct kvm_vcpu *v);
 // A processor as it is after reset, in the view alone.
 void kvm_state_reset(struct kvm_vcpu *v);
 static inline UINT8 kvm_state_cr8(const struct kvm_vcpu *v) { return v->run->s.regs.sregs.cr8 & 15; }
+
+// counters.c
+CHECKED HRESULT kvm_counters(struct vp *vp, struct processor_counters *counters);
+CHECKED HRESULT kvm_memory_counters(struct partition *p, WHV_PARTITION_MEMORY_COUNTERS *counters);
+CHECKED HRESULT kvm_counters_start(struct kvm_vcpu *v, bool used);
+// A run begins; takes in what has passed since; ends, with its exit or NULL. With the turnstile's lock.
+void kvm_runtime_begin(struct kvm_vcpu *v);
+void kvm_runtime_take(struct kvm_vcpu *v);
+void kvm_runtime_end(struct kvm_vcpu *v, const WHV_RUN_VP_EXIT_CONTEXT *exit);
 
 // registers.c
 CHECKED HRESULT kvm_get_registers(struct vp *vp, const WHV_REGISTER_NAME *names, UINT32 count, WHV_REGISTER_VALUE *values);

@@ -77,6 +77,7 @@ struct lapic_effects {
     bool eoi;                       // a level-triggered interrupt has ended: eoi_vector
     uint8_t eoi_vector;
     bool ipi;                       // lapic_route `message`, this lapic among the others
+    bool self_ipi;                  // a message to itself, delivered already
     bool interrupts;                // lapic_pending may answer differently now
     bool timer;                     // lapic_timer_deadline may answer differently now
     bool base;                      // mode or base address may have changed

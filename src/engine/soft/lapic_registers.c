@@ -205,6 +205,7 @@ static void send_ipi(struct lapic *l, uint32_t low, uint32_t destination, struct
     }
     if (m.shorthand == LAPIC_SELF) {
         effects->interrupts |= lapic_deliver(l, &m);
+        effects->self_ipi = true;
         return;
     }
     effects->ipi = true;

@@ -44,6 +44,10 @@ void soft_route(struct soft_partition *soft, const struct lapic_message *message
 void vcpu_apic_effects(struct vcpu *v, const struct lapic_effects *effects)
 {
     if (effects->ipi)
+        x86_count_add(&v->apic_counts.ipi, 1);
+    if (effects->self_ipi)
+        x86_count_add(&v->apic_counts.self_ipi, 1);
+    if (effects->ipi)
         soft_route(v->soft, &effects->message, v->p.vp->index);
     if (effects->eoi) {
         v->eoi_exit = true;
@@ -55,10 +59,27 @@ void vcpu_apic_effects(struct vcpu *v, const struct lapic_effects *effects)
         vcpu_kick(v, VCPU_INTERRUPT);
 }
 
+// An access to the APIC's register at `offset`, as a page or as MSRs.
+static void count_register(struct vcpu *v, uint32_t offset, bool write)
+{
+    if (offset == LAPIC_TPR)
+        x86_count_add(&v->apic_counts.tpr, 1);
+    else if (offset == LAPIC_EOI && write)
+        x86_count_add(&v->apic_counts.eoi, 1);
+}
+
+static void count_x2apic(struct vcpu *v, uint32_t msr, bool write)
+{
+    if (msr >= LAPIC_MSR_X2APIC_FIRST && msr <= LAPIC_MSR_X2APIC_LAST)
+        count_register(v, (msr - LAPIC_MSR_X2APIC_FIRST) * 16, write);
+}
+
 static enum x86_answer bus_device_read(struct x86_cpu *cpu, uint64_t gpa, unsigned size, uint64_t *value)
 {
     struct vcpu *v = vcpu_of(cpu);
     uint32_t offset = gpa & (X86_PAGE_SIZE - 1);
+    x86_count_add(&v->apic_counts.mmio, 1);
+    count_register(v, offset & ~3u, false);
     // Registers are 32 bits at 16-byte stride; wider and unaligned reads see the bytes around them (SDM vol. 3A 11.4.1).
     uint64_t low = lapic_mmio_read(&v->lapic, offset & ~3u, vcpu_time(v));
     uint64_t high = (offset & 3) + size > 4 && (offset & ~3u) + 4 < X86_PAGE_SIZE
@@ -71,9 +92,11 @@ static enum x86_answer bus_device_write(struct x86_cpu *cpu, uint64_t gpa, unsig
 {
     struct vcpu *v = vcpu_of(cpu);
     uint32_t offset = gpa & (X86_PAGE_SIZE - 1);
+    x86_count_add(&v->apic_counts.mmio, 1);
     if (size < 4 || (offset & 3))       // undefined by the manual (SDM vol. 3A 11.4.1.1); processors ignore them
         return X86_DONE;
     struct lapic_effects effects = { 0 };
+    count_register(v, offset, true);
     lapic_mmio_write(&v->lapic, offset, (uint32_t)value, vcpu_time(v), &effects);
     vcpu_apic_effects(v, &effects);
     return X86_DONE;
@@ -212,8 +235,12 @@ static enum x86_answer bus_read_msr(struct x86_cpu *cpu, uint32_t msr, uint64_t 
     struct vcpu *v = vcpu_of(cpu);
     if (msr_exits(&v->soft->exits, msr, false))
         return msr_exit(cpu, msr, false);
-    if (apic_msr(v, msr))
-        return lapic_msr_read(&v->lapic, msr, value, vcpu_time(v)) == LAPIC_OK ? X86_DONE : X86_FAULT_GP;
+    if (apic_msr(v, msr)) {
+        if (lapic_msr_read(&v->lapic, msr, value, vcpu_time(v)) != LAPIC_OK)
+            return X86_FAULT_GP;
+        count_x2apic(v, msr, false);
+        return X86_DONE;
+    }
     switch (msr) {
     case MSR_TSC:
         *value = vcpu_guest_tsc(v);
@@ -241,6 +268,7 @@ static enum x86_answer bus_write_msr(struct x86_cpu *cpu, uint32_t msr, uint64_t
         struct lapic_effects effects = { 0 };
         if (lapic_msr_write(&v->lapic, msr, value, vcpu_time(v), &effects) != LAPIC_OK)
             return X86_FAULT_GP;
+        count_x2apic(v, msr, true);
         vcpu_apic_effects(v, &effects);
         return X86_DONE;
     }
@@ -267,12 +295,14 @@ static enum x86_answer bus_write_msr(struct x86_cpu *cpu, uint32_t msr, uint64_t
 static uint64_t bus_read_cr8(struct x86_cpu *cpu)
 {
     struct vcpu *v = vcpu_of(cpu);
+    x86_count_add(&v->apic_counts.tpr, 1);
     return lapic_get_cr8(&v->lapic);
 }
 
 static void bus_write_cr8(struct x86_cpu *cpu, uint64_t value)
 {
     struct vcpu *v = vcpu_of(cpu);
+    x86_count_add(&v->apic_counts.tpr, 1);
     lapic_set_cr8(&v->lapic, value);
     if (!lapic_quiet(&v->lapic))
         vcpu_kick(v, VCPU_INTERRUPT);

@@ -294,4 +294,6 @@ const struct engine engine_soft = {
     .request_interrupt = soft_request_interrupt,
     .cpuid = soft_cpuid,
     .instruction_count = soft_instruction_count,
+    .counters = vcpu_counters,
+    .memory_counters = pages_counters,
 };

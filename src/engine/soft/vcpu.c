@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 
 #include "os/guard.h"
+#include "os/tsc.h"
 #include "os/wait.h"
 #include "x86/code.h"
 #include "x86/decode.h"
@@ -85,6 +86,8 @@ HRESULT vcpu_create(struct vp *vp)
     }
     processor_init(&v->p, vp, &vcpu_bus);
     v->soft = soft;
+    v->p.cpu.counts.clock_cost = os_tsc_cost();
+    runtime_init(&v->runtime);
     turnstile_init(&v->turnstile);
     x86_default_features(v->p.cpu.features);
     if (!soft->apic)        // without emulation neither the timer nor x2APIC works, so neither is shown
@@ -239,10 +242,12 @@ static enum step events(struct vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
 static void sleep_until_event(struct vcpu *v)
 {
     uint64_t timeout = v->wait_for_sipi ? UINT64_MAX : vcpu_ns_until(v, lapic_timer_deadline(&v->lapic));
+    runtime_pause(v);
     turnstile_stand_aside(&v->turnstile);
     if (timeout)
         os_wait(&v->attention, 0, timeout);
     turnstile_come_back(&v->turnstile);
+    runtime_resume(v);
 }
 
 // ---- Running -----------------------------------------------------------------------------------------------------
@@ -285,7 +290,9 @@ static enum step guest(struct vcpu *v, uint64_t generation, WHV_RUN_VP_EXIT_CONT
         cpu->interrupt_shadow = 2;      // to tell a shadow that ends here from one that the instruction casts
     cpu->budget = QUANTUM;
     v->granted = QUANTUM;
+    runtime_enter_guest(&v->runtime);
     enum x86_leave leave = x86_run(cpu, generation);
+    runtime_leave_guest(&v->runtime);
     account(v);
     if (cpu->pauses >= X86_SPINNING)
         sched_yield();
@@ -357,8 +364,11 @@ static enum step run_step(struct vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
     uint32_t attention = atomic_load(&v->attention);
     if (attention && attend(v, attention, exit) == STEP_EXIT)
         return STEP_EXIT;
-    if (turnstile_wanted(&v->turnstile))
+    if (turnstile_wanted(&v->turnstile)) {
+        runtime_pause(v);
         turnstile_give_way(&v->turnstile);
+        runtime_resume(v);
+    }
     if (v->soft->apic && vcpu_ns_until(v, lapic_timer_deadline(&v->lapic)) == 0)
         (void)lapic_timer_poll(&v->lapic, vcpu_time(v));
     if (v->p.settle && !v->wait_for_sipi && settle(v, exit) == STEP_EXIT)
@@ -377,6 +387,8 @@ HRESULT vcpu_run(struct vp *vp, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     struct vcpu *v = vp->engine_data;
     struct os_guard guard;
+    if (X86_UNLIKELY(--v->runtime.until == 0))
+        runtime_sample(v);
     struct x86_fpu_host host = x86_fpu_host_enter();
     atomic_store(&v->running, true);
     turnstile_come_back(&v->turnstile);
@@ -384,7 +396,7 @@ HRESULT vcpu_run(struct vp *vp, WHV_RUN_VP_EXIT_CONTEXT *exit)
     atomic_fetch_add(&v->p.cpu.generation, 1);
     if (OS_GUARD_ENTER(&guard) == 0) {
         while (run_step(v, exit) != STEP_EXIT)
-            ;
+            runtime_next(v);
     } else {
         // Guest memory that the host took away. Handlers change nothing before their last access, so the
         // processor is still before the instruction.
@@ -396,5 +408,7 @@ HRESULT vcpu_run(struct vp *vp, WHV_RUN_VP_EXIT_CONTEXT *exit)
     atomic_store(&v->running, false);
     turnstile_stand_aside(&v->turnstile);
     x86_fpu_host_leave(host);
+    if (X86_UNLIKELY(v->runtime.special))
+        runtime_close(v, exit);
     return S_OK;
 }

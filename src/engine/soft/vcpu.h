@@ -14,6 +14,7 @@
 #include "engine/common/processor.h"
 #include "engine/common/turnstile.h"
 #include "engine/soft/lapic.h"
+#include "engine/soft/runtime.h"
 #include "partition/partition.h"
 #include "x86/cpu.h"
 
@@ -45,6 +46,10 @@ struct soft_partition {
     struct vcpu_exits exits;
 };
 
+// What the guest does with its local APIC: accesses to its page; writes of EOI and accesses to the TPR by whatever way
+// (CR8 is one); messages that it sends, to others and to itself alone.
+struct vcpu_apic_counts { x86_count mmio, eoi, tpr, ipi, self_ipi; };
+
 struct vcpu {
     struct processor p;                 // the first member: what is given a processor may have to find the vcpu
     struct soft_partition *soft;
@@ -54,6 +59,8 @@ struct vcpu {
     _Atomic uint32_t attention;         // enum vcpu_attention; the word that a sleeping processor waits on
     atomic_bool running;                // a thread is inside vcpu_run
     _Atomic uint64_t instructions;
+    struct runtime runtime;
+    struct vcpu_apic_counts apic_counts;
 
     // Under the turnstile's lock:
     int64_t granted;                    // the budget last given; minus cpu.budget = executed since
@@ -98,5 +105,8 @@ CHECKED HRESULT vcpu_get_xsave(struct vp *vp, void *image);
 CHECKED HRESULT vcpu_set_xsave(struct vp *vp, const void *image, UINT32 size);
 CHECKED HRESULT vcpu_get_private_state(struct vp *vp, uint8_t *buffer, size_t *size);
 CHECKED HRESULT vcpu_set_private_state(struct vp *vp, const uint8_t *buffer, size_t size);
+
+// runtime.c
+CHECKED HRESULT vcpu_counters(struct vp *vp, struct processor_counters *counters);
 
 #endif
