@@ -390,7 +390,8 @@ HRESULT vcpu_run(struct vp *vp, WHV_RUN_VP_EXIT_CONTEXT *exit)
     if (X86_UNLIKELY(--v->runtime.until == 0))
         runtime_sample(v);
     struct x86_fpu_host host = x86_fpu_host_enter();
-    atomic_store(&v->running, true);
+    // Who looks at this has the turnstile's lock: a runner that is not seen yet looks at everything when it has it.
+    atomic_store_explicit(&v->running, true, memory_order_release);
     turnstile_come_back(&v->turnstile);
     // The caller may have written to guest memory since the last run: have code compared again.
     atomic_fetch_add(&v->p.cpu.generation, 1);
@@ -405,7 +406,7 @@ HRESULT vcpu_run(struct vp *vp, WHV_RUN_VP_EXIT_CONTEXT *exit)
         account(v);
     }
     os_guard_leave(&guard);
-    atomic_store(&v->running, false);
+    atomic_store_explicit(&v->running, false, memory_order_release);
     turnstile_stand_aside(&v->turnstile);
     x86_fpu_host_leave(host);
     if (X86_UNLIKELY(v->runtime.special))
