@@ -82,8 +82,8 @@ HRESULT WINAPI WHvQueryGpaRangeDirtyBitmap(WHV_PARTITION_HANDLE Partition,
 
     if (!Bitmap && BitmapSizeInBytes)
         return E_POINTER;
-    // It changes nothing of what is migrated.
-    hr = api_enter(&call, Partition, IN_SERVICE);
+    // Asking takes the marks, which are part of what is migrated.
+    hr = api_enter(&call, Partition, IN_SET_UP);
     if (FAILED(hr))
         return hr;
     if (!guest_range_valid(call.partition, GuestAddress, RangeSizeInBytes) ||

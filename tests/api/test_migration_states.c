@@ -24,6 +24,8 @@ static WHV_PARTITION_HANDLE in_state(enum state state)
     p = set_up(2);
     memcpy(memory + CODE, code, sizeof(code));
     assert_ok(WHvMapGpaRange(p, memory, 0, sizeof(memory), RWX));
+    assert_ok(WHvMapGpaRange(p, memory, 0x100000, PAGE,
+                             (WHV_MAP_GPA_RANGE_FLAGS)(RW | WHvMapGpaRangeFlagTrackDirtyPages)));
     assert_ok(WHvCreateVirtualProcessor(p, 0, 0));
     start_at(p, 0, CODE);
     if (state == SET_UP)
@@ -114,6 +116,40 @@ static HRESULT cpuid(WHV_PARTITION_HANDLE p)
     return WHvGetVirtualProcessorCpuidOutput(p, 0, 0, 0, &output);
 }
 
+static uint8_t xsave[16384];
+static UINT32 xsave_size;
+
+static HRESULT get_xsave(WHV_PARTITION_HANDLE p)
+{
+    return WHvGetVirtualProcessorState(p, 0, WHvVirtualProcessorStateTypeXsaveState, xsave, sizeof(xsave), &xsave_size);
+}
+
+static HRESULT set_xsave(WHV_PARTITION_HANDLE p)
+{
+    return WHvSetVirtualProcessorState(p, 0, WHvVirtualProcessorStateTypeXsaveState, xsave, xsave_size);
+}
+
+static HRESULT counters(WHV_PARTITION_HANDLE p)
+{
+    WHV_PROCESSOR_RUNTIME_COUNTERS runtime;
+
+    return WHvGetVirtualProcessorCounters(p, 0, WHvProcessorCounterSetRuntime, &runtime, sizeof(runtime), NULL);
+}
+
+static HRESULT memory_counters(WHV_PARTITION_HANDLE p)
+{
+    WHV_PARTITION_MEMORY_COUNTERS pages;
+
+    return WHvGetPartitionCounters(p, WHvPartitionCounterSetMemory, &pages, sizeof(pages), NULL);
+}
+
+static HRESULT written(WHV_PARTITION_HANDLE p)
+{
+    UINT64 bitmap;
+
+    return WHvQueryGpaRangeDirtyBitmap(p, 0x100000, PAGE, &bitmap, sizeof(bitmap));
+}
+
 static HRESULT report(WHV_PARTITION_HANDLE p)
 {
     char text[1024];
@@ -164,6 +200,7 @@ static void test_every_call_in_every_state(void **state)
 
     (void)state;
     assert_ok(BulkheadSavePartitionState(p, saved, sizeof(saved), &saved_size));
+    assert_ok(get_xsave(p));
     assert_ok(WHvDeletePartition(p));
     for (unsigned int n = 0; n < sizeof(calls) / sizeof(calls[0]); n++) {
         for (enum state s = CREATED; s < STATES; s++) {
