@@ -174,6 +174,40 @@ HRESULT BulkheadCloseHandle(HANDLE Handle)
 
 // ---- A partition's state in memory ---------------------------------------------------------------------------------
 
+// All processors of one moment. Time goes on behind it if it did before.
+CHECKED static HRESULT save_locked(struct partition *p, struct stream *stream)
+{
+    HRESULT hr = partition_hold_locked(p);
+    bool ran;
+
+    if (FAILED(hr))
+        return hr;
+    hr = partition_freeze_time_locked(p, &ran);
+    if (SUCCEEDED(hr)) {
+        hr = snapshot_write(p, NULL, stream);
+        if (ran) {
+            HRESULT ignored = partition_start_time_locked(p);
+            (void)ignored;              // else the next run starts it
+        }
+    }
+    partition_let_run_locked(p);
+    return hr;
+}
+
+CHECKED static HRESULT load_locked(struct partition *p, const void *buffer, UINT32 size, bool show_downtime)
+{
+    HRESULT hr = partition_hold_locked(p);
+    bool ran;
+
+    if (FAILED(hr))
+        return hr;
+    hr = partition_freeze_time_locked(p, &ran);
+    if (SUCCEEDED(hr))
+        hr = snapshot_read_processors(p, buffer, size, show_downtime);
+    partition_let_run_locked(p);
+    return hr;
+}
+
 HRESULT BulkheadSavePartitionState(WHV_PARTITION_HANDLE Partition, VOID *Buffer, UINT32 BufferSizeInBytes,
                                    UINT32 *WrittenSizeInBytes)
 {
@@ -183,11 +217,7 @@ HRESULT BulkheadSavePartitionState(WHV_PARTITION_HANDLE Partition, VOID *Buffer,
 
     if (FAILED(hr))
         return hr;
-    hr = partition_hold_locked(call.partition);
-    if (SUCCEEDED(hr)) {
-        hr = snapshot_write(call.partition, NULL, &stream);
-        partition_let_run_locked(call.partition);
-    }
+    hr = save_locked(call.partition, &stream);
     if (SUCCEEDED(hr))
         hr = stream.used > UINT32_MAX ? E_OUTOFMEMORY
                                       : api_write_result(stream.bytes, (UINT32)stream.used, Buffer, BufferSizeInBytes,
@@ -208,11 +238,7 @@ HRESULT BulkheadLoadPartitionState(WHV_PARTITION_HANDLE Partition, const VOID *B
     hr = api_enter(&call, Partition, IN_SET_UP);
     if (FAILED(hr))
         return hr;
-    hr = partition_hold_locked(call.partition);
-    if (SUCCEEDED(hr)) {
-        hr = snapshot_read_processors(call.partition, Buffer, BufferSizeInBytes, ShowDowntime != 0);
-        partition_let_run_locked(call.partition);
-    }
+    hr = load_locked(call.partition, Buffer, BufferSizeInBytes, ShowDowntime != 0);
     api_leave(&call);
     return hr;
 }

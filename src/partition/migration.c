@@ -24,7 +24,6 @@ enum decision { OFFERED, ACCEPTED, CANCELED, COMPLETED, INHERITED, ABANDONED };
 struct migration {
     int channel;                        // -1: closed
     _Atomic uint32_t *word;             // enum decision, in memory of its own
-    bool time_ran;                      // at the source: the clock was running when it began
     uint8_t *stream;                    // at the destination: what came, until set-up
     size_t stream_size;
     struct snapshot_map map;
@@ -167,6 +166,7 @@ HRESULT migration_start_locked(struct partition *p, int *handle)
 {
     struct migration *m = new_migration();
     HRESULT hr;
+    bool ran;
 
     if (!m)
         return E_OUTOFMEMORY;
@@ -175,14 +175,10 @@ HRESULT migration_start_locked(struct partition *p, int *handle)
         release_migration(m);
         return hr;
     }
-    m->time_ran = clock_runs(&p->clock);
-    // Clocks that cannot be stopped go on: the processors' counters are saved by value.
-    if (m->time_ran && p->engine->time_stop)
-        hr = p->engine->time_stop(p);
-    if (SUCCEEDED(hr) || hr == E_NOTIMPL) {
-        clock_stop(&p->clock);
+    hr = partition_freeze_time_locked(p, &ran);
+    if (SUCCEEDED(hr)) {
         hr = offer(p, m, handle);
-        if (FAILED(hr) && m->time_ran) {
+        if (FAILED(hr) && ran) {
             HRESULT ignored = partition_start_time_locked(p);
             (void)ignored;              // else the next run starts it
         }

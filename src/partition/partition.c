@@ -176,18 +176,30 @@ void partition_let_run_locked(struct partition *p)
 HRESULT partition_reset_locked(struct partition *p)
 {
     HRESULT hr = partition_hold_locked(p);
+    bool ran;
 
     if (FAILED(hr))
         return hr;
-    if (p->engine->time_stop && clock_runs(&p->clock))
-        hr = p->engine->time_stop(p);
-    // Clocks that cannot be stopped run on; engines.md names them. The processors can be reset all the same.
-    if (SUCCEEDED(hr) || hr == E_NOTIMPL) {
+    hr = partition_freeze_time_locked(p, &ran);
+    if (SUCCEEDED(hr)) {
         clock_set(&p->clock, 0);
         hr = p->engine->reset(p);
     }
     partition_let_run_locked(p);
     return hr;
+}
+
+HRESULT partition_freeze_time_locked(struct partition *p, bool *ran)
+{
+    HRESULT hr = S_OK;
+
+    *ran = clock_runs(&p->clock);
+    if (*ran && p->engine->time_stop)
+        hr = p->engine->time_stop(p);
+    if (FAILED(hr) && hr != E_NOTIMPL)
+        return hr;
+    clock_stop(&p->clock);
+    return S_OK;
 }
 
 HRESULT partition_stop_time_locked(struct partition *p)

@@ -131,6 +131,9 @@ CHECKED HRESULT partition_reset_locked(struct partition *p);
 CHECKED HRESULT partition_stop_time_locked(struct partition *p);
 // No processor runs, or time goes on already. The engine's error changes nothing.
 CHECKED HRESULT partition_start_time_locked(struct partition *p);
+// For a moment in which nothing is to move, with every processor held: as far as the engine's clocks can be stopped
+// (engines.md names those that cannot). `*ran`: time ran until now. Undone by partition_start_time.
+CHECKED HRESULT partition_freeze_time_locked(struct partition *p, bool *ran);
 // In 100 ns. 0 before the first run, but for what ReferenceTime was set to.
 UINT64 partition_reference_time(const struct partition *p);
 
