@@ -80,7 +80,8 @@ struct engine {
     CHECKED HRESULT (*reset)(struct partition *p);
 
     // Time stands still, or goes on, for what has a clock of its own beside partition->clock (the host's virtualisation).
-    // None of the processors runs. NULL: there is nothing of the kind. E_NOTIMPL: it cannot be stopped.
+    // None of the processors runs. NULL: there is nothing of the kind. E_NOTIMPL: it cannot be stopped. Time stands from
+    // set-up on, so time_start comes first, before the first run; what the client has set by then goes on from there.
     CHECKED HRESULT (*time_stop)(struct partition *p);
     CHECKED HRESULT (*time_start)(struct partition *p);
 

@@ -2,6 +2,7 @@
 #include "unit.h"
 
 #include "fake_kvm.h"
+#include "fake_kvm_time.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -28,6 +29,7 @@ static unsigned row_count, row;
 static struct fake_run kept[16];
 static bool forgotten;
 static bool emulation_exits;            // KVM_CAP_EXIT_ON_EMULATION_FAILURE is on
+static unsigned fail_from, fail_count;  // calls until some fail, and how many do
 
 // complete_userspace_io, and what it needs.
 static int (*complete)(void);
@@ -36,7 +38,6 @@ static struct fake_run half;
 
 static struct kvm_cpuid2 *table;
 static struct kvm_xsave xsave;
-static struct kvm_lapic_state lapic;
 static struct kvm_mp_state mp_state;
 static struct { uint32_t index; uint64_t value; } msrs[64];
 static unsigned msr_count;
@@ -422,7 +423,7 @@ int fake_shutdown_reset(const struct fake_run *r)
 
 // ---- KVM_RUN ----------------------------------------------------------------------------------------------
 
-static int run_inside(const struct fake_run *r, bool only_complete)
+static int run_inside(int fd, const struct fake_run *r, bool only_complete)
 {
     int (*pending)(void) = complete;
     int answer = take(r);
@@ -437,13 +438,14 @@ static int run_inside(const struct fake_run *r, bool only_complete)
     }
     if (only_complete)
         return -EINTR;
+    fake_time_enter(fd);
     assert_non_null(r->guest);
     k->regs.rip += r->ahead;
     k->run->exit_reason = KVM_EXIT_UNKNOWN;     // vcpu_run
     return r->guest(r);
 }
 
-static int fake_run(void)
+static int fake_run(int fd)
 {
     static const char *const names[] = { "nothing", "R", "S", "RS", "E", "RE", "SE", "RSE" };
     static const struct fake_run end;
@@ -461,7 +463,7 @@ static int fake_run(void)
                      names[k->run->kvm_dirty_regs & ALL],
                      only_complete);
     }
-    int answer = run_inside(r, only_complete || forgotten);
+    int answer = run_inside(fd, r, only_complete || forgotten);
     give();
     return answer;
 }
@@ -495,6 +497,7 @@ static int create_vcpu(void)
     k->debug.dr6 = DR6_SET;
     k->debug.dr7 = 0x400;
     complete = NULL;
+    fake_time_create(fd);
     return fd;
 }
 
@@ -509,10 +512,11 @@ int __wrap_kvm_ioctl_value(int fd, unsigned long request, unsigned long value)
     case KVM_GET_VCPU_MMAP_SIZE: return PAGES * PAGE;
     case KVM_CREATE_VM:
         emulation_exits = false;
+        fake_time_begin();
         return fake_file(0);
     case KVM_CREATE_VCPU: return create_vcpu();
-    case KVM_GET_TSC_KHZ: return 2000000;
-    case KVM_RUN: return fake_run();
+    case KVM_GET_TSC_KHZ: return FAKE_KHZ;
+    case KVM_RUN: return fake_run(fd);
     }
     fail_msg("request %lx", request);
     return -ENOTTY;
@@ -529,9 +533,11 @@ static uint64_t *msr(uint32_t index)
     return &msrs[msr_count++].value;
 }
 
-static int move_msrs(struct kvm_msrs *list, bool set)
+static int move_msrs(int fd, struct kvm_msrs *list, bool set)
 {
     for (unsigned n = 0; n < list->nmsrs; n++) {
+        if (fake_time_msr(fd, &list->entries[n], set))
+            continue;
         uint64_t *value = msr(list->entries[n].index);
 
         if (set)
@@ -558,14 +564,36 @@ static int enable(const struct kvm_enable_cap *cap)
     return 0;
 }
 
+void fake_fail(unsigned from, unsigned number)
+{
+    fail_from = from;
+    fail_count = number;
+}
+
+bool fake_failed(void) { return fail_from == 0 && fail_count == 0; }
+
+static bool fails(void)
+{
+    if (fail_from > 0 && --fail_from > 0)
+        return false;
+    if (fail_count == 0)
+        return false;
+    fail_count--;
+    return true;
+}
+
 int __wrap_kvm_ioctl(int fd, unsigned long request, void *argument);
 int __wrap_kvm_ioctl(int fd, unsigned long request, void *argument)
 {
     struct kvm_xcrs *xcrs = argument;
     struct kvm_cpuid2 *cpuid = argument;
+    int answer;
 
-    (void)fd;
     k->calls++;
+    if (fails())
+        return -EIO;
+    if (fake_time_ioctl(fd, request, argument, &answer))
+        return answer;
     switch (request) {
     case KVM_GET_SUPPORTED_CPUID:
         return copy_cpuid(argument, table_intel, sizeof table_intel / sizeof table_intel[0]);
@@ -582,19 +610,18 @@ int __wrap_kvm_ioctl(int fd, unsigned long request, void *argument)
     case KVM_SET_GUEST_DEBUG: k->guest_debug = *(struct kvm_guest_debug *)argument; return 0;
     case KVM_GET_XSAVE: *(struct kvm_xsave *)argument = xsave; return 0;
     case KVM_SET_XSAVE: xsave = *(struct kvm_xsave *)argument; return 0;
-    case KVM_GET_LAPIC: *(struct kvm_lapic_state *)argument = lapic; return 0;
-    case KVM_SET_LAPIC: lapic = *(struct kvm_lapic_state *)argument; return 0;
+    case KVM_GET_VCPU_EVENTS: *(struct kvm_vcpu_events *)argument = get_events(); return 0;
     case KVM_GET_MP_STATE: *(struct kvm_mp_state *)argument = mp_state; return 0;
     case KVM_SET_MP_STATE: mp_state = *(struct kvm_mp_state *)argument; return 0;
-    case KVM_GET_MSRS: return move_msrs(argument, false);
-    case KVM_SET_MSRS: return move_msrs(argument, true);
+    case KVM_GET_MSRS: return move_msrs(fd, argument, false);
+    case KVM_SET_MSRS: return move_msrs(fd, argument, true);
     case KVM_ENABLE_CAP: return enable(argument);
     case KVM_GET_XCRS:
         memset(xcrs, 0, sizeof *xcrs);
         xcrs->nr_xcrs = 1;
         xcrs->xcrs[0].value = 1;
         return 0;
-    case KVM_SET_XCRS: case KVM_GET_DEVICE_ATTR: case KVM_SET_GSI_ROUTING: case KVM_SET_USER_MEMORY_REGION:
+    case KVM_SET_XCRS: case KVM_SET_GSI_ROUTING: case KVM_SET_USER_MEMORY_REGION:
     case KVM_X86_SET_MSR_FILTER:
         return 0;
     }

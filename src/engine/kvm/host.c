@@ -231,6 +231,7 @@ CHECKED static int ask_figures(int fd, struct kvm_host *h)
         { KVM_CAP_TSC_DEADLINE_TIMER, offsetof(struct kvm_host, tsc_deadline) },
         { KVM_CAP_EXIT_ON_EMULATION_FAILURE, offsetof(struct kvm_host, emulation_exits) },
         { KVM_CAP_BINARY_STATS_FD, offsetof(struct kvm_host, stats) },
+        { KVM_CAP_VCPU_ATTRIBUTES, offsetof(struct kvm_host, tsc_offset) },
     };
     int size = kvm_ioctl_value(fd, KVM_GET_VCPU_MMAP_SIZE, 0);
     int slots = extension(fd, KVM_CAP_NR_MEMSLOTS);
@@ -263,6 +264,7 @@ void kvm_host_ask(struct kvm_host *h)
     h->lacking = find_lacking(fd, &h->error);
     if (!h->lacking && !h->error) {
         answer = ask_figures(fd, h);
+        h->tsc_offset &= h->hardware;       // without, the offset is only kept
         if (answer >= 0)
             answer = ask_cpuid(fd, &h->cpuid);
         if (answer >= 0)

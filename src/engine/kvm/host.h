@@ -15,6 +15,7 @@ struct kvm_host {
     uint32_t bus_ns;            // an APIC bus cycle that a partition can have: 5 ns (200 MHz), else 1 ns (1 GHz)
     uint32_t tsc_khz;
     bool msr_exits, guest_debug, tsc_deadline, emulation_exits, stats;
+    bool tsc_offset;            // a guest's counter is the host's and an offset that can be read and set
     struct kvm_cpuid2 *cpuid;   // KVM_GET_SUPPORTED_CPUID as a processor then shows it; owned here, never freed
     struct kvm_cpuid2 *forced;  // of that, what every processor shows, whatever table it is given; likewise
 };

@@ -116,6 +116,7 @@ static HRESULT kvm_setup(struct partition *p)
     kvm_slots_init(&kvm->slots, kvm->vm, kvm_host()->slots);
     pthread_rwlock_init(&kvm->vcpus_lock, NULL);
     copy_exits(kvm);
+    kvm->stands = kvm_host()->tsc_offset;       // until the first run
     p->engine_data = kvm;
     return S_OK;
 }
@@ -131,18 +132,17 @@ static void kvm_teardown(struct partition *p)
     p->engine_data = NULL;
 }
 
-// partition->lock keeps processors from coming and going.
-static void stop_all(void *context)
+void kvm_stop_all(void *kvm_partition)
 {
-    struct kvm_partition *kvm = context;
+    struct kvm_partition *kvm = kvm_partition;
     for (unsigned n = 0; n < PARTITION_MAX_PROCESSORS; n++)
         if (kvm->vcpus[n])
             kvm_vcpu_stop(kvm->vcpus[n]);
 }
 
-static void go_all(void *context)
+void kvm_go_all(void *kvm_partition)
 {
-    struct kvm_partition *kvm = context;
+    struct kvm_partition *kvm = kvm_partition;
     for (unsigned n = PARTITION_MAX_PROCESSORS; n-- > 0;)
         if (kvm->vcpus[n])
             kvm_vcpu_go(kvm->vcpus[n]);
@@ -151,11 +151,11 @@ static void go_all(void *context)
 static HRESULT kvm_properties_changed(struct partition *p)
 {
     struct kvm_partition *kvm = p->engine_data;
-    stop_all(kvm);
+    kvm_stop_all(kvm);
     HRESULT hr = kvm_msr_exits(kvm->vm, &p->properties);
     if (SUCCEEDED(hr))
         copy_exits(kvm);
-    go_all(kvm);
+    kvm_go_all(kvm);
     return hr;
 }
 
@@ -182,7 +182,7 @@ static void pass_views(struct kvm_partition *kvm)
 static HRESULT kvm_map_changed(struct partition *p, gpa_t gpa, uint64_t size)
 {
     struct kvm_partition *kvm = p->engine_data;
-    struct kvm_quiesce quiesce = { .stop = stop_all, .go = go_all, .context = kvm };
+    struct kvm_quiesce quiesce = { .stop = kvm_stop_all, .go = kvm_go_all, .context = kvm };
     HRESULT hr = kvm_slots_update(&kvm->slots, &p->map, gpa, size, &quiesce);
     // Whoever uses the view on guest memory has looked the old map up: wait until that is over.
     atomic_fetch_add(&kvm->map_version, 1);
@@ -205,19 +205,12 @@ static HRESULT kvm_reset(struct partition *p)
 {
     struct kvm_partition *kvm = p->engine_data;
     HRESULT hr = S_OK;
-    stop_all(kvm);
+    kvm_stop_all(kvm);
     for (unsigned n = 0; n < PARTITION_MAX_PROCESSORS && SUCCEEDED(hr); n++)
         if (kvm->vcpus[n])
             hr = kvm_vcpu_reset(kvm->vcpus[n]);
-    go_all(kvm);
+    kvm_go_all(kvm);
     return hr;
-}
-
-// KVM's clocks are the host's: the TSC, and the timer of its local APIC.
-static HRESULT kvm_time_stop(struct partition *p)
-{
-    (void)p;
-    return E_NOTIMPL;
 }
 
 // ---- State -------------------------------------------------------------------------------------------------------
@@ -239,7 +232,7 @@ static HRESULT kvm_set_page(struct vp *vp, const void *page)
     kvm_vcpu_stop(v);
     HRESULT hr = kvm_state_store_apic_base(v);
     if (SUCCEEDED(hr))
-        hr = kvm_apic_set_page(&v->kvm->interrupts, v->fd, v->apic_base, page, NULL);
+        hr = kvm_time_set_page(v, page, NULL);
     if (SUCCEEDED(hr))          // CR8 goes with the special registers, and would undo what the page says of it
         v->run->s.regs.sregs.cr8 = ((const uint8_t *)page)[0x80] >> 4;
     v->watch_eoi = true;
@@ -312,6 +305,7 @@ const struct engine engine_kvm = {
     .teardown = kvm_teardown,
     .reset = kvm_reset,
     .time_stop = kvm_time_stop,
+    .time_start = kvm_time_start,
     .properties_changed = kvm_properties_changed,
     .map_changed = kvm_map_changed,
     .collect_dirty = kvm_collect_dirty,

@@ -224,6 +224,8 @@ struct snapshot {
     uint8_t events[sizeof(struct processor) - offsetof(struct processor, settle)];
     struct kvm_sync_regs synced;
     uint32_t fresh, changed, mp_state;
+    uint64_t tsc_ahead;
+    struct kvm_timer timer;
 };
 
 static void take(struct snapshot *s, const struct kvm_vcpu *v)
@@ -234,6 +236,8 @@ static void take(struct snapshot *s, const struct kvm_vcpu *v)
     s->fresh = v->fresh;
     s->changed = v->changed;
     s->mp_state = v->mp_state;
+    s->tsc_ahead = v->tsc_ahead;
+    s->timer = v->timer;
 }
 
 // `stored`: groups that KVM has taken already. It gets those back that it had, the APIC's now and others with
@@ -248,9 +252,11 @@ static void give_back(const struct snapshot *s, struct kvm_vcpu *v, uint32_t sto
     v->mp_state = s->mp_state;
     v->tsc.set = 0;
     if (stored & KVM_GROUP_APIC) {
-        HRESULT ignored = kvm_apic_set_page(&v->kvm->interrupts, v->fd, v->apic_base, v->apic_before, v->apic_page);
+        HRESULT ignored = kvm_time_set_page(v, v->apic_before, v->apic_page);
         (void)ignored;      // the call has failed anyway
     }
+    v->tsc_ahead = s->tsc_ahead;
+    v->timer = s->timer;
 }
 
 static HRESULT set_view(struct kvm_vcpu *v, uint32_t groups, const WHV_REGISTER_NAME *names, UINT32 count,

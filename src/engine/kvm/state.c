@@ -11,11 +11,9 @@
 #include "x86/fpu.h"
 #include "x86/system.h"
 
-#define MSR_TSC 0x10u
 #define MSR_APIC_BASE 0x1bu
 #define APIC_TPR 0x80u
 #define MSR_TSC_ADJUST 0x3bu
-#define MSR_TSC_DEADLINE 0x6e0u
 #define APIC_BASE_RESET 0xfee00800ull
 #define APIC_BASE_BSP 0x100ull
 
@@ -239,27 +237,19 @@ static HRESULT store_xcr(struct kvm_vcpu *v)
 
 static HRESULT fetch_tsc(struct kvm_vcpu *v)
 {
-    struct kvm_device_attr offset = { .group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET,
-                                      .addr = (uintptr_t)&v->tsc.offset };
-    HRESULT hr = kvm_hresult(kvm_ioctl(v->fd, KVM_GET_DEVICE_ATTR, &offset));
-    if (SUCCEEDED(hr))
-        hr = kvm_msr_get(v->fd, MSR_TSC_ADJUST, &v->tsc.adjust);
-    if (SUCCEEDED(hr) && v->kvm->apic)
-        hr = kvm_msr_get(v->fd, MSR_TSC_DEADLINE, &v->tsc.deadline);
-    if (SUCCEEDED(hr))
-        hr = kvm_msr_get(v->fd, MSR_TSC, &v->tsc.tsc);
-    return hr;
+    HRESULT hr = kvm_msr_get(v->fd, MSR_TSC_ADJUST, &v->tsc.adjust);
+    return SUCCEEDED(hr) ? kvm_time_fetch(v) : hr;
 }
 
 static HRESULT store_tsc(struct kvm_vcpu *v)
 {
     HRESULT hr = S_OK;
     if (v->tsc.set & KVM_TSC_SET)
-        hr = kvm_msr_set(v->fd, MSR_TSC, v->tsc.tsc);
+        hr = kvm_time_set_tsc(v, v->tsc.tsc);
     if (SUCCEEDED(hr) && (v->tsc.set & KVM_TSC_SET_ADJUST))
         hr = kvm_msr_set(v->fd, MSR_TSC_ADJUST, v->tsc.adjust);
     if (SUCCEEDED(hr) && (v->tsc.set & KVM_TSC_SET_DEADLINE))
-        hr = kvm_msr_set(v->fd, MSR_TSC_DEADLINE, v->tsc.deadline);
+        hr = kvm_time_set_deadline(v, v->tsc.deadline);
     v->tsc.set = 0;
     return hr;
 }
@@ -302,6 +292,8 @@ static HRESULT fetch_apic(struct kvm_vcpu *v)
     HRESULT hr = kvm_state_store_apic_base(v);
     if (SUCCEEDED(hr))
         hr = kvm_apic_get_page(v->fd, v->apic_base, v->apic_page);
+    if (SUCCEEDED(hr))
+        kvm_time_show_timer(v, v->apic_page);
     uint8_t cr8 = kvm_state_cr8(v);     // may be newer than KVM's
     if (SUCCEEDED(hr) && v->apic_page[APIC_TPR] >> 4 != cr8)
         (void)kvm_apic_page_set(v->apic_page, v->apic_base, APIC_TPR >> 4, (uint64_t)cr8 << 4);
@@ -313,7 +305,7 @@ static HRESULT store_apic(struct kvm_vcpu *v)
 {
     HRESULT hr = kvm_state_store_apic_base(v);
     if (SUCCEEDED(hr))
-        hr = kvm_apic_set_page(&v->kvm->interrupts, v->fd, v->apic_base, v->apic_page, v->apic_before);
+        hr = kvm_time_set_page(v, v->apic_page, v->apic_before);
     v->watch_eoi = true;
     return hr;
 }
@@ -327,6 +319,7 @@ groups[] = {
     { KVM_GROUP_APIC, fetch_apic, store_apic },
     { KVM_GROUP_TSC, fetch_tsc, store_tsc },
     { KVM_GROUP_ACTIVITY, fetch_activity, store_activity },
+    { KVM_GROUP_TIMER, NULL, kvm_time_give_timer },
 };
 
 HRESULT kvm_state_fetch(struct kvm_vcpu *v, uint32_t wanted)

@@ -90,8 +90,7 @@ static HRESULT reset_kvm_vcpu(struct kvm_vcpu *v)
     if (FAILED(hr))
         return hr;
     kvm_state_reset(v);
-    v->changed |= REGISTER_DEBUG | REGISTER_XCR | REGISTER_MSR | KVM_GROUP_TSC;
-    v->tsc = (struct kvm_tsc_registers){ .set = KVM_TSC_SET | KVM_TSC_SET_ADJUST };
+    v->changed |= REGISTER_DEBUG | REGISTER_XCR | REGISTER_MSR;
     if (v->kvm->apic) {
         v->mp_state = v->p.vp->index ? KVM_MP_STATE_UNINITIALIZED : KVM_MP_STATE_RUNNABLE;
         v->changed |= KVM_GROUP_ACTIVITY;
@@ -123,6 +122,8 @@ static HRESULT set_up(struct kvm_vcpu *v, bool used)
         hr = kvm_counters_start(v, used);
     if (SUCCEEDED(hr) && v->kvm->apic)
         hr = kvm_apic_reset(&v->kvm->interrupts, v->fd, vp->index);
+    if (SUCCEEDED(hr))
+        hr = kvm_time_begin(v, used);
     v->waits = v->kvm->apic && vp->index;
     UINT32 id[4];
     partition_cpuid(vp, 1, 0, id);

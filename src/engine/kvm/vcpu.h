@@ -35,6 +35,7 @@ enum kvm_group {
     KVM_GROUP_APIC = REGISTER_OWN,
     KVM_GROUP_TSC = REGISTER_OWN << 1,
     KVM_GROUP_ACTIVITY = REGISTER_OWN << 2,
+    KVM_GROUP_TIMER = REGISTER_OWN << 3,        // only ever `changed`: the APIC's timer goes back to KVM (time.c)
     KVM_GROUPS_SYNCED = REGISTER_GENERAL | REGISTER_SYSTEM | REGISTER_EVENTS,
 };
 
@@ -56,11 +57,23 @@ struct kvm_partition {
     // none yet.
     struct { int fd; struct kvm_run *run; } kept[PARTITION_MAX_PROCESSORS];     // fd -1: none
     _Atomic uint64_t debug_exceptions;  // vectors that exit; only such as KVM can give
+    // time.c; written with all processors standing still.
+    bool stands;                        // time does
+    uint64_t tsc_offset;                // of a counter that is the partition's clock; as it was while time stands
 };
 
 // The time-stamp counter's registers, as last fetched; `set` has a bit for each that is to be written.
 struct kvm_tsc_registers { uint64_t tsc, adjust, deadline, offset; unsigned set; };
 enum { KVM_TSC_SET = 1, KVM_TSC_SET_ADJUST = 2, KVM_TSC_SET_DEADLINE = 4 };
+
+// The APIC's timer while it is out of KVM (time.c).
+struct kvm_timer {
+    enum { KVM_TIMER_NOT_HELD, KVM_TIMER_COUNT, KVM_TIMER_DEADLINE } held;
+    uint32_t lvt, initial, current;
+    unsigned divide_shift;
+    uint64_t clock;                     // the partition's when `current` was right
+    uint64_t deadline;
+};
 
 struct kvm_half {
     struct kvm_undo undo;
@@ -106,6 +119,8 @@ struct kvm_vcpu {
     uint32_t mp_state;                  // KVM_GROUP_ACTIVITY
     uint64_t apic_base;                 // as KVM has it; 0: not known
     struct kvm_tsc_registers tsc;       // KVM_GROUP_TSC
+    uint64_t tsc_ahead;                 // while time stands: of the partition's clock
+    struct kvm_timer timer;
     uint8_t apic_page[KVM_APIC_PAGE_SIZE], apic_before[KVM_APIC_PAGE_SIZE];    // KVM_GROUP_APIC, and as fetched
     struct x86_step step;               // the instruction that is stepped
     struct kvm_runtime runtime;
@@ -168,6 +183,26 @@ void kvm_runtime_end(struct kvm_vcpu *v, const WHV_RUN_VP_EXIT_CONTEXT *exit);
 CHECKED HRESULT kvm_get_registers(struct vp *vp, const WHV_REGISTER_NAME *names, UINT32 count, WHV_REGISTER_VALUE *values);
 CHECKED HRESULT kvm_set_registers(struct vp *vp, const WHV_REGISTER_NAME *names, UINT32 count,
                                   const WHV_REGISTER_VALUE *values);
+
+// time.c: the counter and the timer of a processor that stands still, whether time does or not.
+// As after its creation; `used`: KVM has what an earlier processor left.
+CHECKED HRESULT kvm_time_begin(struct kvm_vcpu *v, bool used);
+// The members of `tsc`, but for `adjust`; and set one.
+CHECKED HRESULT kvm_time_fetch(struct kvm_vcpu *v);
+CHECKED HRESULT kvm_time_set_tsc(struct kvm_vcpu *v, uint64_t value);
+CHECKED HRESULT kvm_time_set_deadline(struct kvm_vcpu *v, uint64_t value);
+// kvm_apic_set_page, and the timer's part of a page that kvm_apic_get_page has filled in.
+CHECKED HRESULT kvm_time_set_page(struct kvm_vcpu *v, const uint8_t page[KVM_APIC_PAGE_SIZE], const uint8_t *before);
+void kvm_time_show_timer(const struct kvm_vcpu *v, uint8_t page[KVM_APIC_PAGE_SIZE]);
+// KVM_GROUP_TIMER's way to KVM.
+CHECKED HRESULT kvm_time_give_timer(struct kvm_vcpu *v);
+// engine.h's calls.
+CHECKED HRESULT kvm_time_stop(struct partition *p);
+CHECKED HRESULT kvm_time_start(struct partition *p);
+
+// kvm.c: all processors of a struct kvm_partition. partition->lock keeps them from coming and going.
+void kvm_stop_all(void *kvm_partition);
+void kvm_go_all(void *kvm_partition);
 
 // xsave.c, private.c: engine.h's calls.
 UINT32 kvm_xsave_size(struct vp *vp);

@@ -1,0 +1,653 @@
+// Time that stands still on the kvm engine, over a stand-in for a kernel on hardware and a host clock that the test
+// moves. What a client sees of it is what it sees of the soft engine, step by step.
+//
+// This file's os_tsc and os_tsc_hz take the place of the library's; the stand-in's clocks are the same.
+#include "unit.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "WinHvPlatform.h"
+#include "engine/kvm/kvm.h"
+#include "engine/soft/soft.h"
+#include "fake_kvm.h"
+#include "fake_kvm_time.h"
+#include "os/tsc.h"
+
+#define HZ (FAKE_KHZ * 1000ull)
+#define HOUR (3600 * HZ)
+#define BUS_HZ (HZ / FAKE_BUS_TICKS)
+#define PAGE 4096u
+#define CODE 0x1000u
+#define OUT_ROW .guest = fake_port, .port = 0x10, .size = 1, .length = 2
+
+// LVT Timer.
+#define VECTOR 0x40u            // in WHvX64RegisterApicIrr2, bit 0
+#define MASKED 0x10000u
+#define PERIODIC 0x20000u
+#define DEADLINE 0x40000u
+
+const struct engine *const engines[] = {&engine_kvm, &engine_soft, NULL};
+
+static uint64_t host;           // what the host's counter says
+
+uint64_t os_tsc(void) { return host; }
+uint64_t os_tsc_hz(void) { return HZ; }
+
+enum { KVM, SOFT, PAIR };
+static WHV_PARTITION_HANDLE pair[PAIR];
+static uint8_t memory[16 * PAGE] __attribute__((aligned(PAGE)));
+static unsigned handed_over;    // by the next run of the kvm engine's
+static bool inside_run;         // a test that fails there leaves a partition that cannot be deleted
+
+// ---- Partitions ----------------------------------------------------------------------------------------------------
+
+static void set_of(WHV_PARTITION_HANDLE p, UINT32 vp, WHV_REGISTER_NAME name, UINT64 bits)
+{
+    WHV_REGISTER_VALUE value;
+
+    memset(&value, 0, sizeof value);
+    value.Reg64 = bits;
+    assert_ok(WHvSetVirtualProcessorRegisters(p, vp, &name, 1, &value));
+}
+
+static UINT64 get_of(WHV_PARTITION_HANDLE p, UINT32 vp, WHV_REGISTER_NAME name)
+{
+    WHV_REGISTER_VALUE value;
+
+    memset(&value, 0, sizeof value);
+    assert_ok(WHvGetVirtualProcessorRegisters(p, vp, &name, 1, &value));
+    return value.Reg64;
+}
+
+static void set(WHV_REGISTER_NAME name, UINT64 bits)
+{
+    for (unsigned n = 0; n < PAIR; n++)
+        set_of(pair[n], 0, name, bits);
+}
+
+static UINT64 get(WHV_REGISTER_NAME name)
+{
+    UINT64 value = get_of(pair[KVM], 0, name), soft = get_of(pair[SOFT], 0, name);
+
+    if (value != soft)
+        fail_msg("register 0x%x: kvm %llx, soft %llx", name, (unsigned long long)value, (unsigned long long)soft);
+    return value;
+}
+
+static UINT64 reference_time(WHV_PARTITION_HANDLE p)
+{
+    UINT64 time;
+
+    assert_ok(WHvGetPartitionProperty(p, WHvPartitionPropertyCodeReferenceTime, &time, sizeof time, NULL));
+    return time;
+}
+
+// A real-mode processor on a row of OUTs, with a NOP behind each so that none is taken for another.
+static void place(WHV_PARTITION_HANDLE p, UINT32 vp)
+{
+    const WHV_REGISTER_NAME name = WHvX64RegisterCs;
+    WHV_REGISTER_VALUE cs;
+
+    memset(&cs, 0, sizeof cs);
+    cs.Segment = (WHV_X64_SEGMENT_REGISTER){.Limit = 0xFFFF, .Attributes = 0x9B};
+    assert_ok(WHvSetVirtualProcessorRegisters(p, vp, &name, 1, &cs));
+    set_of(p, vp, WHvX64RegisterRip, CODE);
+    set_of(p, vp, WHvX64RegisterApicSpurious, 0x1FF);
+    handed_over = ALL;
+}
+
+static WHV_PARTITION_HANDLE partition(const char *engine, UINT32 processors)
+{
+    WHV_X64_LOCAL_APIC_EMULATION_MODE mode = WHvX64LocalApicEmulationModeXApic;
+    WHV_PARTITION_HANDLE p;
+
+    setenv("BULKHEAD_ENGINE", engine, 1);
+    assert_ok(WHvCreatePartition(&p));
+    assert_ok(WHvSetPartitionProperty(p, WHvPartitionPropertyCodeProcessorCount, &processors, sizeof processors));
+    assert_ok(WHvSetPartitionProperty(p, WHvPartitionPropertyCodeLocalApicEmulationMode, &mode, sizeof mode));
+    assert_ok(WHvSetupPartition(p));
+    for (unsigned n = 0; n < PAGE; n += 3)
+        memcpy(memory + CODE + n, (const uint8_t[]){0xE6, 0x10, 0x90}, 3);      // out 0x10, al; nop
+    assert_ok(WHvMapGpaRange(p, memory, 0, sizeof memory,
+                             WHvMapGpaRangeFlagRead | WHvMapGpaRangeFlagWrite | WHvMapGpaRangeFlagExecute));
+    // The stand-in runs the processor that was created last.
+    for (UINT32 vp = processors; vp-- > 0;)
+        assert_ok(WHvCreateVirtualProcessor(p, vp, 0));
+    place(p, 0);
+    return p;
+}
+
+static int begin(void **state)
+{
+    (void)state;
+    host = 123456789;
+    pair[SOFT] = partition("soft", 1);
+    pair[KVM] = partition("kvm", 1);
+    return 0;
+}
+
+static int end(void **state)
+{
+    (void)state;
+    fake_forget();
+    fake_fail(0, 0);
+    for (unsigned n = 0; n < PAIR; n++) {
+        if (pair[n] && !(n == KVM && inside_run))
+            (void)WHvDeletePartition(pair[n]);
+        pair[n] = NULL;
+    }
+    inside_run = false;
+    return 0;
+}
+
+#define BOTH(call, ...)                                     \
+    do {                                                    \
+        for (unsigned n_ = 0; n_ < PAIR; n_++)              \
+            assert_ok(call(pair[n_], ##__VA_ARGS__));       \
+    } while (0)
+
+// ---- Looking -------------------------------------------------------------------------------------------------------
+
+static void check_same(void)
+{
+    static const WHV_REGISTER_NAME names[] = {
+        WHvX64RegisterTsc, WHvX64RegisterTscAdjust, WHvX64RegisterTscDeadline, WHvX64RegisterApicLvtTimer,
+        WHvX64RegisterApicInitCount, WHvX64RegisterApicCurrentCount, WHvX64RegisterApicDivide,
+    };
+
+    for (size_t n = 0; n < sizeof names / sizeof *names; n++)
+        (void)get(names[n]);
+    assert_int_equal(reference_time(pair[KVM]), reference_time(pair[SOFT]));
+}
+
+static HRESULT run_one(WHV_PARTITION_HANDLE p)
+{
+    WHV_RUN_VP_EXIT_CONTEXT exit;
+    HRESULT hr = WHvRunVirtualProcessor(p, 0, &exit, sizeof exit);
+
+    if (FAILED(hr))
+        return hr;
+    assert_int_equal(exit.ExitReason, WHvRunVpExitReasonX64IoPortAccess);
+    set_of(p, 0, WHvX64RegisterRip, exit.VpContext.Rip + 2);
+    return hr;
+}
+
+// To the next OUT, on the kvm engine.
+static HRESULT run_kvm(void)
+{
+    HRESULT hr;
+
+    EXPECT({handed_over, .ahead = handed_over != ALL, OUT_ROW});
+    inside_run = true;
+    hr = run_one(pair[KVM]);
+    inside_run = false;
+    if (SUCCEEDED(hr)) {
+        fake_done();
+        handed_over = REGS;
+    }
+    return hr;
+}
+
+static void run(void)
+{
+    assert_ok(run_kvm());
+    assert_ok(run_one(pair[SOFT]));
+    check_same();
+}
+
+// Whether the timer's interrupt has been requested; it is none any more then.
+static bool requested(void)
+{
+    if (!get(WHvX64RegisterApicIrr2))
+        return false;
+    set(WHvX64RegisterApicIrr2, 0);
+    return true;
+}
+
+static void suspend(void)
+{
+    BOTH(WHvSuspendPartitionTime);
+    check_same();
+    host += HOUR;
+    check_same();
+}
+
+static void start_timer(UINT64 lvt, UINT64 count)
+{
+    set(WHvX64RegisterApicLvtTimer, lvt);
+    set(WHvX64RegisterApicDivide, 0xB);         // by 1
+    set(WHvX64RegisterApicInitCount, count);
+}
+
+// ---- What a guest sees ---------------------------------------------------------------------------------------------
+
+static void test_an_hour_that_nobody_sees(void **state)
+{
+    UINT64 tsc, count;
+
+    (void)state;
+    run();
+    start_timer(MASKED | VECTOR, 5 * BUS_HZ);
+    host += HZ;
+    run();
+    tsc = get(WHvX64RegisterTsc);
+    count = get(WHvX64RegisterApicCurrentCount);
+    assert_int_equal(count, 4 * BUS_HZ);
+    suspend();
+    assert_int_equal(get(WHvX64RegisterTsc), tsc);
+    assert_int_equal(get(WHvX64RegisterApicCurrentCount), count);
+    run();                                      // which resumes
+    assert_int_equal(get(WHvX64RegisterTsc), tsc);
+    assert_int_equal(get(WHvX64RegisterApicCurrentCount), count);
+    host += HZ;
+    run();
+    assert_int_equal(get(WHvX64RegisterTsc), tsc + HZ);
+    assert_int_equal(get(WHvX64RegisterApicCurrentCount), 3 * BUS_HZ);
+    suspend();
+    BOTH(WHvSuspendPartitionTime);
+    BOTH(WHvResumePartitionTime);
+    BOTH(WHvResumePartitionTime);
+    check_same();
+    host += HZ;
+    check_same();
+    assert_int_equal(get(WHvX64RegisterTsc), tsc + 2 * HZ);
+}
+
+// Nothing runs before the first run; what is set by then goes on from there.
+static void test_before_the_first_run(void **state)
+{
+    (void)state;
+    host += HOUR;
+    check_same();
+    assert_int_equal(get(WHvX64RegisterTsc), 0);
+    run();
+    assert_int_equal(get(WHvX64RegisterTsc), 0);
+    host += HZ;
+    run();
+    assert_int_equal(get(WHvX64RegisterTsc), HZ);
+}
+
+static void test_set_before_the_first_run(void **state)
+{
+    (void)state;
+    set(WHvX64RegisterTsc, 1ull << 50);
+    start_timer(VECTOR, BUS_HZ);
+    host += HOUR;
+    check_same();
+    run();
+    assert_int_equal(get(WHvX64RegisterTsc), 1ull << 50);
+    assert_int_equal(get(WHvX64RegisterApicCurrentCount), BUS_HZ);
+    assert_false(requested());
+    host += HZ;
+    run();
+    assert_true(requested());
+}
+
+// ---- Timers --------------------------------------------------------------------------------------------------------
+
+static void test_one_shot(void **state)
+{
+    (void)state;
+    run();
+    start_timer(VECTOR, BUS_HZ);
+    for (unsigned n = 0; n < 4; n++) {
+        suspend();
+        run();
+        assert_false(requested());
+        host += HZ / 5;
+    }
+    suspend();
+    run();
+    assert_false(requested());
+    host += HZ / 5;
+    run();
+    assert_true(requested());
+    // It has run out, once.
+    suspend();
+    assert_int_equal(get(WHvX64RegisterApicInitCount), BUS_HZ);
+    assert_int_equal(get(WHvX64RegisterApicCurrentCount), 0);
+    run();
+    assert_false(requested());
+}
+
+// Run out while the processor was out of the guest, and suspended before it came back.
+static void test_run_out_just_before(void **state)
+{
+    (void)state;
+    run();
+    start_timer(VECTOR, BUS_HZ);
+    run();
+    host += HZ;
+    BOTH(WHvSuspendPartitionTime);
+    host += HOUR;
+    run();
+    assert_true(requested());
+}
+
+static void test_deadline(void **state)
+{
+    UINT64 tsc;
+
+    (void)state;
+    run();
+    set(WHvX64RegisterApicLvtTimer, DEADLINE | VECTOR);
+    tsc = get(WHvX64RegisterTsc);
+    set(WHvX64RegisterTscDeadline, tsc + 10 * HZ);
+    suspend();
+    run();
+    assert_int_equal(get(WHvX64RegisterTscDeadline), tsc + 10 * HZ);
+    host += 9 * HZ;
+    run();
+    assert_false(requested());
+    suspend();
+    run();
+    assert_false(requested());
+    host += HZ;
+    run();
+    assert_true(requested());
+    assert_int_equal(get(WHvX64RegisterTscDeadline), 0);
+    suspend();
+    run();
+    assert_false(requested());
+    // One that has passed by the time it is suspended.
+    set(WHvX64RegisterTscDeadline, get(WHvX64RegisterTsc) + HZ);
+    host += HZ;
+    BOTH(WHvSuspendPartitionTime);
+    host += HOUR;
+    run();
+    assert_true(requested());
+}
+
+static void test_periodic(void **state)
+{
+    (void)state;
+    run();
+    start_timer(PERIODIC | VECTOR, BUS_HZ);
+    host += HZ / 4;
+    suspend();
+    run();
+    assert_false(requested());
+    host += HZ / 2;
+    suspend();
+    run();
+    assert_int_equal(get(WHvX64RegisterApicCurrentCount), BUS_HZ / 4);
+    assert_false(requested());
+    for (unsigned n = 0; n < 3; n++) {
+        host += HZ / 4;
+        run();
+        assert_true(requested());
+        host += HZ / 4;
+        suspend();
+        run();
+        host += HZ / 2;
+        run();
+        assert_false(requested());
+        assert_int_equal(get(WHvX64RegisterApicCurrentCount), BUS_HZ / 4);
+    }
+}
+
+// Divided by 16: what is left is in the timer's own steps.
+static void test_divided(void **state)
+{
+    (void)state;
+    run();
+    start_timer(VECTOR, BUS_HZ);
+    set(WHvX64RegisterApicDivide, 0x3);
+    set(WHvX64RegisterApicInitCount, BUS_HZ / 16);
+    host += HZ / 2;
+    suspend();
+    run();
+    assert_int_equal(get(WHvX64RegisterApicCurrentCount), BUS_HZ / 32);
+    host += HZ / 2;
+    run();
+    assert_true(requested());
+}
+
+// ---- Set while time stands -----------------------------------------------------------------------------------------
+
+static void test_set_the_counter(void **state)
+{
+    static const UINT64 values[] = {0, 1, 1ull << 40, 5};
+
+    (void)state;
+    run();
+    for (size_t n = 0; n < sizeof values / sizeof *values; n++) {
+        suspend();
+        set(WHvX64RegisterTsc, values[n]);
+        set(WHvX64RegisterTscAdjust, values[n] + 7);
+        check_same();
+        host += HOUR;
+        assert_int_equal(get(WHvX64RegisterTsc), values[n]);
+        run();
+        assert_int_equal(get(WHvX64RegisterTsc), values[n]);
+        assert_int_equal(get(WHvX64RegisterTscAdjust), values[n] + 7);
+        host += HZ;
+        check_same();
+        // And while it goes on.
+        set(WHvX64RegisterTsc, values[n]);
+        assert_int_equal(get(WHvX64RegisterTsc), values[n]);
+        check_same();
+    }
+}
+
+static void test_set_the_timer(void **state)
+{
+    (void)state;
+    run();
+    start_timer(VECTOR, BUS_HZ);
+    suspend();
+    start_timer(PERIODIC | VECTOR, 2 * BUS_HZ);
+    host += HOUR;
+    check_same();
+    run();
+    assert_false(requested());
+    host += HZ;
+    suspend();
+    set(WHvX64RegisterApicCurrentCount, BUS_HZ / 2);
+    check_same();
+    run();
+    host += HZ / 2;
+    run();
+    assert_true(requested());
+    // Stopped.
+    suspend();
+    set(WHvX64RegisterApicInitCount, 0);
+    run();
+    host += HOUR;
+    run();
+    assert_false(requested());
+    // To deadlines, and back.
+    start_timer(VECTOR, BUS_HZ);
+    suspend();
+    set(WHvX64RegisterTscDeadline, get(WHvX64RegisterTsc) + 1000 * HZ);
+    assert_int_equal(get_of(pair[KVM], 0, WHvX64RegisterTscDeadline), 0);
+    set(WHvX64RegisterTscDeadline, 0);
+    set(WHvX64RegisterApicLvtTimer, DEADLINE | VECTOR);
+    set(WHvX64RegisterTscDeadline, get(WHvX64RegisterTsc) + HZ);
+    check_same();
+    run();
+    assert_false(requested());
+    host += HZ;
+    run();
+    assert_true(requested());
+    set(WHvX64RegisterTscDeadline, get(WHvX64RegisterTsc) + HZ);
+    suspend();
+    start_timer(VECTOR, 3 * BUS_HZ);
+    check_same();
+    run();
+    host += 2 * HZ;
+    run();
+    assert_false(requested());
+    host += HZ;
+    run();
+    assert_true(requested());
+}
+
+// The page, from one and back: it brings what the timer had when it was read.
+static void test_set_the_page(void **state)
+{
+    static uint8_t page[PAIR][PAGE] __attribute__((aligned(16)));
+
+    (void)state;
+    run();
+    start_timer(VECTOR, 2 * BUS_HZ);
+    host += HZ;
+    suspend();
+    for (unsigned n = 0; n < PAIR; n++)
+        assert_ok(WHvGetVirtualProcessorInterruptControllerState2(pair[n], 0, page[n], PAGE, NULL));
+    assert_memory_equal(page[KVM] + 0x380, page[SOFT] + 0x380, 4);
+    assert_memory_equal(page[KVM] + 0x390, page[SOFT] + 0x390, 4);
+    run();
+    host += HZ;
+    run();
+    assert_true(requested());
+    for (unsigned n = 0; n < 2; n++) {          // while it stands, and while it goes on
+        if (n == 0)
+            suspend();
+        for (unsigned k = 0; k < PAIR; k++)
+            assert_ok(WHvSetVirtualProcessorInterruptControllerState2(pair[k], 0, page[k], PAGE));
+        check_same();
+        assert_int_equal(get(WHvX64RegisterApicCurrentCount), BUS_HZ);
+        run();
+        assert_false(requested());
+        host += HZ;
+        run();
+        assert_true(requested());
+    }
+}
+
+// A register of the APIC's other than the timer's leaves the timer alone, and no interrupt is lost.
+static void test_requested_meanwhile(void **state)
+{
+    WHV_INTERRUPT_CONTROL interrupt;
+
+    (void)state;
+    run();
+    start_timer(PERIODIC | VECTOR, BUS_HZ);
+    host += HZ / 2;
+    suspend();
+    memset(&interrupt, 0, sizeof interrupt);
+    interrupt.Vector = 0x61;
+    for (unsigned n = 0; n < PAIR; n++)
+        assert_ok(WHvRequestInterrupt(pair[n], &interrupt, sizeof interrupt));
+    set(WHvX64RegisterApicLvtThermal, MASKED | 0x33);
+    check_same();
+    run();
+    assert_int_equal(get(WHvX64RegisterApicIrr3), 2);
+    assert_false(requested());
+    host += HZ / 2;
+    run();
+    assert_true(requested());
+    assert_int_equal(get(WHvX64RegisterApicIrr3), 2);
+    assert_int_equal(get(WHvX64RegisterApicLvtThermal), MASKED | 0x33);
+}
+
+// ---- Processors ----------------------------------------------------------------------------------------------------
+
+// What one processor's counter is ahead of the other's, it stays; and a new one has the partition's.
+static void test_in_step(void **state)
+{
+    WHV_PARTITION_HANDLE p;
+    UINT64 ahead = 12345;
+
+    (void)state;
+    (void)WHvDeletePartition(pair[KVM]);
+    p = pair[KVM] = partition("kvm", 3);
+    assert_ok(run_kvm());
+    assert_int_equal(get_of(p, 1, WHvX64RegisterTsc), get_of(p, 0, WHvX64RegisterTsc));
+    set_of(p, 1, WHvX64RegisterTsc, get_of(p, 0, WHvX64RegisterTsc) + ahead);
+    for (unsigned n = 0; n < 5; n++) {
+        host += HZ + n;
+        assert_ok(WHvSuspendPartitionTime(p));
+        assert_int_equal(get_of(p, 1, WHvX64RegisterTsc), get_of(p, 0, WHvX64RegisterTsc) + ahead);
+        host += HOUR;
+        if (n == 2) {
+            assert_ok(WHvDeleteVirtualProcessor(p, 2));
+            assert_ok(WHvCreateVirtualProcessor(p, 2, 0));
+        }
+        assert_ok(WHvResumePartitionTime(p));
+        assert_int_equal(get_of(p, 1, WHvX64RegisterTsc), get_of(p, 0, WHvX64RegisterTsc) + ahead);
+        assert_int_equal(get_of(p, 2, WHvX64RegisterTsc), get_of(p, 0, WHvX64RegisterTsc));
+    }
+    set_of(p, 2, WHvX64RegisterTsc, 1ull << 40);
+    assert_ok(WHvDeleteVirtualProcessor(p, 2));
+    assert_ok(WHvCreateVirtualProcessor(p, 2, 0));
+    assert_int_equal(get_of(p, 2, WHvX64RegisterTsc), get_of(p, 0, WHvX64RegisterTsc));
+    assert_int_equal(get_of(p, 0, WHvX64RegisterTsc), 5 * HZ + 10);
+}
+
+static void test_reset(void **state)
+{
+    (void)state;
+    for (unsigned n = 0; n < 3; n++) {
+        run();
+        start_timer(VECTOR, 2 * BUS_HZ);
+        set(WHvX64RegisterTsc, 1ull << 50);
+        set(WHvX64RegisterTscAdjust, 99);
+        host += HZ;
+        run();
+        if (n > 0)
+            suspend();
+        BOTH(WHvResetPartition);
+        check_same();
+        assert_int_equal(get(WHvX64RegisterTsc), 0);
+        assert_int_equal(get(WHvX64RegisterTscAdjust), 0);
+        assert_int_equal(get(WHvX64RegisterApicInitCount), 0);
+        host += HOUR;
+        check_same();
+        for (unsigned k = 0; k < PAIR; k++)
+            place(pair[k], 0);
+        run();
+        assert_int_equal(get(WHvX64RegisterTsc), 0);
+        host += HOUR;
+        run();
+        assert_false(requested());
+    }
+}
+
+static void test_another_processor(void **state)
+{
+    (void)state;
+    run();
+    start_timer(VECTOR, BUS_HZ);
+    set(WHvX64RegisterTsc, 1ull << 50);
+    host += 100;
+    suspend();
+    BOTH(WHvDeleteVirtualProcessor, 0);
+    host += HOUR;
+    BOTH(WHvCreateVirtualProcessor, 0, 0);
+    check_same();
+    assert_int_equal(get(WHvX64RegisterTsc), 100);
+    for (unsigned n = 0; n < PAIR; n++)
+        place(pair[n], 0);
+    run();
+    assert_int_equal(get(WHvX64RegisterTsc), 100);
+    host += HOUR;
+    run();
+    assert_false(requested());
+}
+
+int main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, begin, end)
+    const struct CMUnitTest tests[] = {
+        TEST(test_an_hour_that_nobody_sees),
+        TEST(test_before_the_first_run),
+        TEST(test_set_before_the_first_run),
+        TEST(test_one_shot),
+        TEST(test_run_out_just_before),
+        TEST(test_deadline),
+        TEST(test_periodic),
+        TEST(test_divided),
+        TEST(test_set_the_counter),
+        TEST(test_set_the_timer),
+        TEST(test_set_the_page),
+        TEST(test_requested_meanwhile),
+        TEST(test_in_step),
+        TEST(test_reset),
+        TEST(test_another_processor),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
