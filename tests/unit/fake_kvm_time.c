@@ -14,13 +14,14 @@
 
 #define PROCESSORS 64u          // that descriptors are there for at a time
 #define MSR_TSC 0x10u
+#define MSR_TSC_ADJUST 0x3bu
 #define MSR_TSC_DEADLINE 0x6e0u
 
 enum { ONE_SHOT, PERIODIC, DEADLINE };
 
 static struct processor {
     int fd;
-    uint64_t offset;
+    uint64_t offset, adjust;
     struct kvm_lapic_state lapic;
     bool armed;                 // the host's timer
     uint64_t target, period;    // in ticks of the host's counter
@@ -28,6 +29,7 @@ static struct processor {
     bool pending;               // it has run out
 } processors[PROCESSORS];
 static unsigned count;
+static struct processor *newest;
 static uint64_t last_offset;    // kvm->arch.cur_tsc_offset
 
 void fake_time_begin(void)
@@ -43,7 +45,8 @@ void fake_time_create(int fd)
         n++;
     assert_in_range(n, 0, PROCESSORS - 1);
     count += n == count;
-    processors[n] = (struct processor){.fd = fd, .offset = last_offset};
+    newest = &processors[n];
+    *newest = (struct processor){.fd = fd, .offset = last_offset};
 }
 
 static uint32_t reg(const struct processor *p, unsigned offset) { return apic_register(&p->lapic, offset); }
@@ -79,12 +82,14 @@ static uint64_t ticks(const struct processor *p, uint32_t counts)
     return (uint64_t)counts * FAKE_BUS_TICKS << ((((divide >> 1 & 4) | (divide & 3)) + 1) & 7);
 }
 
-// apic_get_tmcct
+// apic_get_tmcct. The kernel's clock has always gone on since the timer was started; here it may have not.
 static uint32_t current_count(const struct processor *p)
 {
     if (reg(p, APIC_INITIAL_COUNT) == 0 || !p->period || !p->armed)
         return 0;
-    return (uint32_t)((p->target - os_tsc()) % p->period / ticks(p, 1));
+    uint64_t left = p->target - os_tsc();
+
+    return (uint32_t)((left == p->period ? left : left % p->period) / ticks(p, 1));
 }
 
 static void start_deadline(struct processor *p)
@@ -151,18 +156,30 @@ bool fake_time_msr(int fd, struct kvm_msr_entry *entry, bool set)
 {
     struct processor *p;
 
-    if (entry->index != MSR_TSC && entry->index != MSR_TSC_DEADLINE)
-        return false;
-    p = processor(fd);
-    if (entry->index == MSR_TSC && set)
-        set_tsc(p, entry->data);
-    else if (entry->index == MSR_TSC)
-        entry->data = os_tsc() + p->offset;
-    else if (set)
-        set_deadline(p, entry->data);
-    else
-        entry->data = mode(p) == DEADLINE ? p->deadline : 0;
-    return true;
+    switch (entry->index) {
+    case MSR_TSC:
+        p = processor(fd);
+        if (set)
+            set_tsc(p, entry->data);
+        else
+            entry->data = os_tsc() + p->offset;
+        return true;
+    case MSR_TSC_ADJUST:
+        p = processor(fd);
+        if (set)
+            p->adjust = entry->data;
+        else
+            entry->data = p->adjust;
+        return true;
+    case MSR_TSC_DEADLINE:
+        p = processor(fd);
+        if (set)
+            set_deadline(p, entry->data);
+        else
+            entry->data = mode(p) == DEADLINE ? p->deadline : 0;
+        return true;
+    }
+    return false;
 }
 
 // __apic_accept_irq: fixed, edge.
@@ -234,4 +251,11 @@ void fake_time_enter(int fd)
         accept(p, lvt & 0xFF);
     if (mode(p) == DEADLINE)
         p->deadline = 0;
+}
+
+void fake_time_take(uint32_t vector)
+{
+    unsigned word = vector / 32 * 16;
+
+    apic_set_register(&newest->lapic, APIC_IRR + word, reg(newest, APIC_IRR + word) & ~(1u << vector % 32));
 }

@@ -16,9 +16,11 @@ void fake_time_begin(void);
 void fake_time_create(int fd);
 // The requests that concern time. True: it was one, and *answer is the kernel's.
 bool fake_time_ioctl(int fd, unsigned long request, void *argument, int *answer);
-// IA32_TIME_STAMP_COUNTER and IA32_TSC_DEADLINE. True: it was one of them.
+// IA32_TIME_STAMP_COUNTER, IA32_TSC_ADJUST and IA32_TSC_DEADLINE. True: it was one of them.
 bool fake_time_msr(int fd, struct kvm_msr_entry *entry, bool set);
 // What KVM_RUN does with a timer that has run out, before it lets the guest run (kvm_inject_apic_timer_irqs).
 void fake_time_enter(int fd);
+// The guest of the processor that was created last takes an interrupt, and ends it.
+void fake_time_take(uint32_t vector);
 
 #endif
