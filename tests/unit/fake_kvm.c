@@ -29,7 +29,8 @@ static unsigned row_count, row;
 static struct fake_run kept[16];
 static bool forgotten;
 static bool emulation_exits;            // KVM_CAP_EXIT_ON_EMULATION_FAILURE is on
-static unsigned fail_from, fail_count;  // calls until some fail, and how many do
+static unsigned fail_from, fail_count;  // calls until some fail, and how many do then
+static unsigned failed;
 
 // complete_userspace_io, and what it needs.
 static int (*complete)(void);
@@ -569,9 +570,14 @@ void fake_fail(unsigned from, unsigned number)
 {
     fail_from = from;
     fail_count = number;
+    failed = 0;
 }
 
-bool fake_failed(void) { return fail_from == 0 && fail_count == 0; }
+unsigned fake_fail_end(void)
+{
+    fail_from = fail_count = 0;
+    return failed;
+}
 
 static bool fails(void)
 {
@@ -580,6 +586,7 @@ static bool fails(void)
     if (fail_count == 0)
         return false;
     fail_count--;
+    failed++;
     return true;
 }
 

@@ -55,10 +55,10 @@ void fake_expect(const struct fake_run *runs, unsigned count);
 void fake_done(void);
 // Go on in vain where the rows are used up: what a test that has failed leaves behind.
 void fake_forget(void);
-// Of the calls besides KVM_RUN, `number` fail with EIO from the `from`th on, which is counted from 1. Whether all of
-// those have come.
+// Of the calls besides KVM_RUN, `number` fail with EIO from the `from`th on, which is counted from 1; until
+// fake_fail_end, which tells how many have.
 void fake_fail(unsigned from, unsigned number);
-bool fake_failed(void);
+unsigned fake_fail_end(void);
 
 // ---- What guests do ---------------------------------------------------------------------------------------
 

@@ -37,6 +37,7 @@ uint64_t os_tsc_hz(void) { return HZ; }
 enum { KVM, SOFT, PAIR };
 static WHV_PARTITION_HANDLE pair[PAIR];
 static uint8_t memory[16 * PAGE] __attribute__((aligned(PAGE)));
+static UINT32 processors;       // that both have
 static unsigned handed_over;    // by the next run of the kvm engine's
 static bool inside_run;         // a test that fails there leaves a partition that cannot be deleted
 
@@ -66,14 +67,17 @@ static void set(WHV_REGISTER_NAME name, UINT64 bits)
         set_of(pair[n], 0, name, bits);
 }
 
-static UINT64 get(WHV_REGISTER_NAME name)
+static UINT64 get_from(UINT32 vp, WHV_REGISTER_NAME name)
 {
-    UINT64 value = get_of(pair[KVM], 0, name), soft = get_of(pair[SOFT], 0, name);
+    UINT64 value = get_of(pair[KVM], vp, name), soft = get_of(pair[SOFT], vp, name);
 
     if (value != soft)
-        fail_msg("register 0x%x: kvm %llx, soft %llx", name, (unsigned long long)value, (unsigned long long)soft);
+        fail_msg("processor %u, register 0x%x: kvm %llx, soft %llx", vp, name, (unsigned long long)value,
+                 (unsigned long long)soft);
     return value;
 }
+
+static UINT64 get(WHV_REGISTER_NAME name) { return get_from(0, name); }
 
 static UINT64 reference_time(WHV_PARTITION_HANDLE p)
 {
@@ -97,14 +101,14 @@ static void place(WHV_PARTITION_HANDLE p, UINT32 vp)
     handed_over = ALL;
 }
 
-static WHV_PARTITION_HANDLE partition(const char *engine, UINT32 processors)
+static WHV_PARTITION_HANDLE partition(const char *engine, UINT32 count)
 {
     WHV_X64_LOCAL_APIC_EMULATION_MODE mode = WHvX64LocalApicEmulationModeXApic;
     WHV_PARTITION_HANDLE p;
 
     setenv("BULKHEAD_ENGINE", engine, 1);
     assert_ok(WHvCreatePartition(&p));
-    assert_ok(WHvSetPartitionProperty(p, WHvPartitionPropertyCodeProcessorCount, &processors, sizeof processors));
+    assert_ok(WHvSetPartitionProperty(p, WHvPartitionPropertyCodeProcessorCount, &count, sizeof count));
     assert_ok(WHvSetPartitionProperty(p, WHvPartitionPropertyCodeLocalApicEmulationMode, &mode, sizeof mode));
     assert_ok(WHvSetupPartition(p));
     for (unsigned n = 0; n < PAGE; n += 3)
@@ -112,18 +116,24 @@ static WHV_PARTITION_HANDLE partition(const char *engine, UINT32 processors)
     assert_ok(WHvMapGpaRange(p, memory, 0, sizeof memory,
                              WHvMapGpaRangeFlagRead | WHvMapGpaRangeFlagWrite | WHvMapGpaRangeFlagExecute));
     // The stand-in runs the processor that was created last.
-    for (UINT32 vp = processors; vp-- > 0;)
+    for (UINT32 vp = count; vp-- > 0;)
         assert_ok(WHvCreateVirtualProcessor(p, vp, 0));
     place(p, 0);
     return p;
+}
+
+static void begin_with(UINT32 count)
+{
+    processors = count;
+    pair[SOFT] = partition("soft", count);
+    pair[KVM] = partition("kvm", count);
 }
 
 static int begin(void **state)
 {
     (void)state;
     host = 123456789;
-    pair[SOFT] = partition("soft", 1);
-    pair[KVM] = partition("kvm", 1);
+    begin_with(1);
     return 0;
 }
 
@@ -131,7 +141,7 @@ static int end(void **state)
 {
     (void)state;
     fake_forget();
-    fake_fail(0, 0);
+    (void)fake_fail_end();
     for (unsigned n = 0; n < PAIR; n++) {
         if (pair[n] && !(n == KVM && inside_run))
             (void)WHvDeletePartition(pair[n]);
@@ -157,7 +167,8 @@ static void check_same(void)
     };
 
     for (size_t n = 0; n < sizeof names / sizeof *names; n++)
-        (void)get(names[n]);
+        for (UINT32 vp = 0; vp < processors; vp++)
+            (void)get_from(vp, names[n]);
     assert_int_equal(reference_time(pair[KVM]), reference_time(pair[SOFT]));
 }
 
@@ -182,10 +193,12 @@ static HRESULT run_kvm(void)
     inside_run = true;
     hr = run_one(pair[KVM]);
     inside_run = false;
-    if (SUCCEEDED(hr)) {
-        fake_done();
-        handed_over = REGS;
+    if (FAILED(hr)) {
+        fake_forget();
+        return hr;
     }
+    fake_done();
+    handed_over = REGS;
     return hr;
 }
 
@@ -555,7 +568,7 @@ static void test_in_step(void **state)
     UINT64 ahead = 12345;
 
     (void)state;
-    (void)WHvDeletePartition(pair[KVM]);
+    (void)end(NULL);
     p = pair[KVM] = partition("kvm", 3);
     assert_ok(run_kvm());
     assert_int_equal(get_of(p, 1, WHvX64RegisterTsc), get_of(p, 0, WHvX64RegisterTsc));
@@ -592,6 +605,7 @@ static void test_reset(void **state)
         run();
         if (n > 0)
             suspend();
+        fake_forget();          // KVM completes the OUT
         BOTH(WHvResetPartition);
         check_same();
         assert_int_equal(get(WHvX64RegisterTsc), 0);
@@ -617,6 +631,7 @@ static void test_another_processor(void **state)
     set(WHvX64RegisterTsc, 1ull << 50);
     host += 100;
     suspend();
+    fake_forget();
     BOTH(WHvDeleteVirtualProcessor, 0);
     host += HOUR;
     BOTH(WHvCreateVirtualProcessor, 0, 0);
@@ -629,6 +644,223 @@ static void test_another_processor(void **state)
     host += HOUR;
     run();
     assert_false(requested());
+}
+
+// ---- Calls to the kernel that fail ---------------------------------------------------------------------------------
+
+#define CALLS_LIMIT 200u        // of one call of ours; far fewer are needed
+#define FAILS_MAX 4u            // one after the other
+
+static const UINT64 kinds[] = {VECTOR, PERIODIC | VECTOR, DEADLINE | VECTOR};
+#define KINDS (sizeof kinds / sizeof *kinds)
+
+// Two processors that have run, whose timers have a second to go; then a quarter of it passes.
+static void begin_timers(UINT64 lvt)
+{
+    (void)end(NULL);
+    begin_with(2);
+    run();
+    for (unsigned n = 0; n < PAIR; n++)
+        for (UINT32 vp = 0; vp < 2; vp++) {
+            set_of(pair[n], vp, WHvX64RegisterApicSpurious, 0x1FF);
+            set_of(pair[n], vp, WHvX64RegisterApicLvtTimer, lvt);
+            set_of(pair[n], vp, WHvX64RegisterApicDivide, 0xB);
+            if (lvt & DEADLINE)
+                set_of(pair[n], vp, WHvX64RegisterTscDeadline, get_of(pair[n], vp, WHvX64RegisterTsc) + HZ);
+            else
+                set_of(pair[n], vp, WHvX64RegisterApicInitCount, BUS_HZ);
+        }
+    check_same();
+    host += HZ / 4;
+}
+
+// The timer of the first processor, a quarter of which has passed, runs out at its time.
+static void run_out(void)
+{
+    host += HZ / 4;
+    check_same();
+    run();
+    assert_false(requested());
+    host += HZ / 2;
+    run();
+    assert_true(requested());
+}
+
+// All goes on as before.
+static void test_suspend_fails(void **state)
+{
+    unsigned n = 1;
+
+    (void)state;
+    for (unsigned round = 0; round < KINDS * FAILS_MAX; round++) {
+        for (n = 1; n < CALLS_LIMIT; n++) {
+            HRESULT hr;
+
+            begin_timers(kinds[round % KINDS]);
+            fake_fail(n, round / KINDS + 1);
+            hr = WHvSuspendPartitionTime(pair[KVM]);
+            if (!fake_fail_end())
+                break;
+            assert_hr(hr, E_FAIL);
+            check_same();
+            if (n % 2) {
+                run_out();
+                continue;
+            }
+            // At once once more: what has not been given back is there still.
+            suspend();
+            run();
+            run_out();
+        }
+        assert_in_range(n, 4, CALLS_LIMIT - 1);
+    }
+}
+
+// Time stands, or goes on with a timer that KVM gets with the next run.
+static void test_resume_fails(void **state)
+{
+    unsigned n = 1, stood = 0, went_on = 0;
+
+    (void)state;
+    for (unsigned round = 0; round < KINDS * FAILS_MAX; round++) {
+        for (n = 1; n < CALLS_LIMIT; n++) {
+            HRESULT hr;
+
+            begin_timers(kinds[round % KINDS]);
+            suspend();
+            fake_fail(n, round / KINDS + 1);
+            hr = WHvResumePartitionTime(pair[KVM]);
+            if (!fake_fail_end())
+                break;
+            if (FAILED(hr)) {
+                assert_hr(hr, E_FAIL);
+                check_same();
+                host += HOUR;
+                check_same();
+                stood++;
+            } else {
+                assert_ok(WHvResumePartitionTime(pair[SOFT]));
+                went_on++;
+            }
+            BOTH(WHvResumePartitionTime);
+            check_same();
+            if (n % 2) {
+                run_out();
+                continue;
+            }
+            host += HZ;         // it runs out before the next run
+            run();
+            assert_true(requested());
+        }
+        assert_in_range(n, 4, CALLS_LIMIT - 1);
+    }
+    assert_in_range(stood, 1, UINT32_MAX);
+    assert_in_range(went_on, 1, UINT32_MAX);
+    // A run that cannot give it back says so.
+    for (unsigned kind = 0; kind < KINDS; kind++) {
+        begin_timers(kinds[kind]);
+        suspend();
+        fake_fail(3, 100);      // behind the two counters
+        assert_ok(WHvResumePartitionTime(pair[KVM]));
+        assert_hr(run_kvm(), E_FAIL);
+        assert_in_range(fake_fail_end(), 3, 100);
+        assert_ok(WHvResumePartitionTime(pair[SOFT]));
+        run_out();
+    }
+}
+
+// All that is set, or nothing.
+static void test_set_fails(void **state)
+{
+    static const WHV_REGISTER_NAME names[] = {WHvX64RegisterTsc, WHvX64RegisterTscAdjust,
+                                              WHvX64RegisterApicCurrentCount, WHvX64RegisterPat};
+    WHV_REGISTER_VALUE values[4];
+    unsigned n = 1;
+
+    (void)state;
+    memset(values, 0, sizeof values);
+    values[0].Reg64 = 1ull << 40;
+    values[1].Reg64 = 77;
+    values[2].Reg64 = BUS_HZ / 8;
+    values[3].Reg64 = 0x0007040600070406;
+    for (unsigned stands = 0; stands < 2; stands++) {
+        for (n = 1; n < CALLS_LIMIT; n++) {
+            HRESULT hr;
+
+            begin_timers(VECTOR);
+            if (stands)
+                suspend();
+            fake_fail(n, 1);
+            hr = WHvSetVirtualProcessorRegisters(pair[KVM], 0, names, 4, values);
+            if (!fake_fail_end())
+                break;
+            assert_hr(hr, E_FAIL);
+            check_same();
+            BOTH(WHvSetVirtualProcessorRegisters, 0, names, 4, values);
+            check_same();
+            assert_int_equal(get(WHvX64RegisterApicCurrentCount), BUS_HZ / 8);
+            run();
+            assert_int_equal(get(WHvX64RegisterTsc), 1ull << 40);
+        }
+        assert_in_range(n, 4, CALLS_LIMIT - 1);
+    }
+}
+
+static void test_create_fails(void **state)
+{
+    unsigned n = 1;
+
+    (void)state;
+    for (unsigned stands = 0; stands < 2; stands++) {
+        for (n = 1; n < CALLS_LIMIT; n++) {
+            HRESULT hr;
+
+            begin_timers(VECTOR);
+            if (stands)
+                suspend();
+            set_of(pair[KVM], 1, WHvX64RegisterTsc, 1ull << 40);
+            BOTH(WHvDeleteVirtualProcessor, 1);
+            fake_fail(n, 1);
+            hr = WHvCreateVirtualProcessor(pair[KVM], 1, 0);
+            if (!fake_fail_end())
+                break;
+            assert_hr(hr, E_FAIL);
+            BOTH(WHvCreateVirtualProcessor, 1, 0);
+            check_same();
+            run();
+            run_out();
+        }
+        assert_in_range(n, 3, CALLS_LIMIT - 1);
+    }
+}
+
+static void test_reset_fails(void **state)
+{
+    unsigned n;
+
+    (void)state;
+    for (n = 1; n < CALLS_LIMIT; n++) {
+        HRESULT hr;
+
+        begin_timers(PERIODIC | VECTOR);
+        set(WHvX64RegisterTsc, 1ull << 40);
+        fake_forget();
+        fake_fail(n, 1);
+        hr = WHvResetPartition(pair[KVM]);
+        if (!fake_fail_end())
+            break;
+        assert_hr(hr, E_FAIL);
+        BOTH(WHvResetPartition);
+        check_same();
+        assert_int_equal(get(WHvX64RegisterTsc), 0);
+        for (unsigned k = 0; k < PAIR; k++)
+            place(pair[k], 0);
+        run();
+        host += HOUR;
+        run();
+        assert_false(requested());
+    }
+    assert_in_range(n, 4, CALLS_LIMIT - 1);
 }
 
 int main(void)
@@ -650,6 +882,11 @@ int main(void)
         TEST(test_in_step),
         TEST(test_reset),
         TEST(test_another_processor),
+        TEST(test_suspend_fails),
+        TEST(test_resume_fails),
+        TEST(test_set_fails),
+        TEST(test_create_fails),
+        TEST(test_reset_fails),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

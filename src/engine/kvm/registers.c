@@ -224,6 +224,7 @@ struct snapshot {
     uint8_t events[sizeof(struct processor) - offsetof(struct processor, settle)];
     struct kvm_sync_regs synced;
     uint32_t fresh, changed, mp_state;
+    struct kvm_tsc_registers tsc;       // `set`: what the call sets of it
     uint64_t tsc_ahead;
     struct kvm_timer timer;
 };
@@ -236,8 +237,23 @@ static void take(struct snapshot *s, const struct kvm_vcpu *v)
     s->fresh = v->fresh;
     s->changed = v->changed;
     s->mp_state = v->mp_state;
+    s->tsc = v->tsc;
     s->tsc_ahead = v->tsc_ahead;
     s->timer = v->timer;
+}
+
+// The counter goes back by its offset, so that no time is lost.
+static void give_back_tsc(const struct kvm_tsc_registers *before, struct kvm_vcpu *v)
+{
+    uint32_t changed = v->changed;
+    HRESULT ignored = before->set & KVM_TSC_SET ? kvm_time_set_offset(v, before->offset) : S_OK;
+    v->tsc = *before;
+    v->tsc.set &= ~(unsigned)KVM_TSC_SET;
+    v->changed = KVM_GROUP_TSC;
+    ignored = kvm_state_store(v);
+    (void)ignored;          // the call has failed anyway
+    v->changed = changed;
+    v->tsc.set = 0;
 }
 
 // `stored`: groups that KVM has taken already. It gets those back that it had, the APIC's now and others with
@@ -250,11 +266,12 @@ static void give_back(const struct snapshot *s, struct kvm_vcpu *v, uint32_t sto
     v->fresh = s->fresh;
     v->changed = s->changed | (stored & (REGISTER_MSR | KVM_GROUP_ACTIVITY));
     v->mp_state = s->mp_state;
-    v->tsc.set = 0;
     if (stored & KVM_GROUP_APIC) {
         HRESULT ignored = kvm_time_set_page(v, v->apic_before, v->apic_page);
         (void)ignored;      // the call has failed anyway
     }
+    if (s->tsc.set)
+        give_back_tsc(&s->tsc, v);
     v->tsc_ahead = s->tsc_ahead;
     v->timer = s->timer;
 }
@@ -289,6 +306,7 @@ static HRESULT set_through(struct kvm_vcpu *v, uint32_t groups, const WHV_REGIST
     if (FAILED(hr))
         return hr;
     uint32_t later = v->changed & ~(uint32_t)STORED_AT_ONCE;
+    before.tsc.set = v->tsc.set;
     bool clock = v->tsc.set & KVM_TSC_SET;
     uint64_t tsc = v->tsc.tsc;
     v->changed &= STORED_AT_ONCE;

@@ -84,10 +84,14 @@ HRESULT kvm_time_set_tsc(struct kvm_vcpu *v, uint64_t value)
         v->tsc_ahead = value - clock_of(v->kvm);
         return S_OK;
     }
-    if (!kvm_host()->tsc_offset)
-        return kvm_msr_set(v->fd, MSR_TSC, value);
-    value -= os_tsc();
-    return offset(v, KVM_SET_DEVICE_ATTR, &value);
+    return kvm_host()->tsc_offset ? kvm_time_set_offset(v, value - os_tsc()) : kvm_msr_set(v->fd, MSR_TSC, value);
+}
+
+HRESULT kvm_time_set_offset(struct kvm_vcpu *v, uint64_t value)
+{
+    if (v->kvm->stands)
+        v->tsc_ahead = value - v->kvm->tsc_offset;
+    return v->kvm->stands || !kvm_host()->tsc_offset ? S_OK : offset(v, KVM_SET_DEVICE_ATTR, &value);
 }
 
 // ---- A timer that is held ----------------------------------------------------------------------------------------

@@ -190,6 +190,7 @@ CHECKED HRESULT kvm_time_begin(struct kvm_vcpu *v, bool used);
 // The members of `tsc`, but for `adjust`; and set one.
 CHECKED HRESULT kvm_time_fetch(struct kvm_vcpu *v);
 CHECKED HRESULT kvm_time_set_tsc(struct kvm_vcpu *v, uint64_t value);
+CHECKED HRESULT kvm_time_set_offset(struct kvm_vcpu *v, uint64_t value);
 CHECKED HRESULT kvm_time_set_deadline(struct kvm_vcpu *v, uint64_t value);
 // kvm_apic_set_page, and the timer's part of a page that kvm_apic_get_page has filled in.
 CHECKED HRESULT kvm_time_set_page(struct kvm_vcpu *v, const uint8_t page[KVM_APIC_PAGE_SIZE], const uint8_t *before);
