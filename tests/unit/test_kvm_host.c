@@ -72,6 +72,11 @@ static int extension(int number)
     }
 }
 
+static bool virtualises = true;
+
+bool __wrap_kvm_host_virtualises(void);
+bool __wrap_kvm_host_virtualises(void) { return virtualises; }
+
 int __wrap_kvm_ioctl_value(int fd, unsigned long request, unsigned long value);
 int __wrap_kvm_ioctl_value(int fd, unsigned long request, unsigned long value)
 {
@@ -265,6 +270,25 @@ static void test_not_needed(void **state)
     forget(&h);
 }
 
+// A processor's offset to the host's counter needs the kernel's way to it, and hardware that adds it.
+static void test_tsc_offset(void **state)
+{
+    struct engine_status status;
+
+    (void)state;
+    for (unsigned n = 0; n < 4; n++) {
+        struct kvm_host h;
+
+        virtualises = n & 1;
+        kernel.lacking = n & 2 ? KVM_CAP_VCPU_ATTRIBUTES : -1;
+        h = ask(&status);
+        assert_true(status.usable);
+        assert_int_equal(h.tsc_offset, n == 1);
+        forget(&h);
+    }
+    virtualises = true;
+}
+
 static void test_not_opened(void **state)
 {
     struct engine_status status;
@@ -446,6 +470,7 @@ int main(void)
         cmocka_unit_test_setup(test_fine, setup),
         cmocka_unit_test_setup(test_lacking, setup),
         cmocka_unit_test_setup(test_not_needed, setup),
+        cmocka_unit_test_setup(test_tsc_offset, setup),
         cmocka_unit_test_setup(test_not_opened, setup),
         cmocka_unit_test_setup(test_asking, setup),
         cmocka_unit_test_setup(test_every_failure, setup),

@@ -646,22 +646,17 @@ static void test_another_processor(void **state)
     assert_false(requested());
 }
 
-// ---- Calls to the kernel that fail ---------------------------------------------------------------------------------
-
-#define CALLS_LIMIT 200u        // of one call of ours; far fewer are needed
-#define FAILS_MAX 4u            // one after the other
-
 static const UINT64 kinds[] = {VECTOR, PERIODIC | VECTOR, DEADLINE | VECTOR};
 #define KINDS (sizeof kinds / sizeof *kinds)
 
-// Two processors that have run, whose timers have a second to go; then a quarter of it passes.
-static void begin_timers(UINT64 lvt)
+// Processors that have run, whose timers have a second to go; then a quarter of it passes.
+static void begin_timers(UINT64 lvt, UINT32 count)
 {
     (void)end(NULL);
-    begin_with(2);
+    begin_with(count);
     run();
     for (unsigned n = 0; n < PAIR; n++)
-        for (UINT32 vp = 0; vp < 2; vp++) {
+        for (UINT32 vp = 0; vp < count; vp++) {
             set_of(pair[n], vp, WHvX64RegisterApicSpurious, 0x1FF);
             set_of(pair[n], vp, WHvX64RegisterApicLvtTimer, lvt);
             set_of(pair[n], vp, WHvX64RegisterApicDivide, 0xB);
@@ -686,6 +681,53 @@ static void run_out(void)
     assert_true(requested());
 }
 
+// To another partition and on; then to one that is given up, and on here.
+static void test_migration(void **state)
+{
+    HANDLE handle[PAIR];
+
+    (void)state;
+    for (size_t i = 0; i < 2 * KINDS; i++) {
+        begin_timers(kinds[i / 2], 1);
+        set(WHvX64RegisterTscAdjust, 5);
+        set(WHvX64RegisterTsc, get(WHvX64RegisterTsc) + (kinds[i / 2] & DEADLINE ? 0 : 1ull << 40));
+        if (i % 2)
+            suspend();
+        fake_forget();
+        for (unsigned n = 0; n < PAIR; n++)
+            assert_ok(WHvStartPartitionMigration(pair[n], &handle[n]));
+        host += HOUR;
+        for (unsigned n = 0; n < PAIR; n++) {
+            WHV_PARTITION_HANDLE target;
+
+            assert_ok(WHvAcceptPartitionMigration(handle[n], &target));
+            assert_ok(WHvCompletePartitionMigration(pair[n]));
+            assert_ok(WHvSetupPartition(target));
+            assert_ok(WHvDeletePartition(pair[n]));
+            pair[n] = target;
+        }
+        host += HOUR;
+        handed_over = ALL;
+        check_same();
+        run();
+        run_out();
+        fake_forget();
+        for (unsigned n = 0; n < PAIR; n++)
+            assert_ok(WHvStartPartitionMigration(pair[n], &handle[n]));
+        host += HOUR;
+        BOTH(WHvCancelPartitionMigration);
+        check_same();
+        BOTH(WHvResumePartitionTime);
+        host += HZ;
+        check_same();
+    }
+}
+
+// ---- Calls to the kernel that fail ---------------------------------------------------------------------------------
+
+#define CALLS_LIMIT 200u        // of one call of ours; far fewer are needed
+#define FAILS_MAX 4u            // one after the other
+
 // All goes on as before.
 static void test_suspend_fails(void **state)
 {
@@ -696,7 +738,7 @@ static void test_suspend_fails(void **state)
         for (n = 1; n < CALLS_LIMIT; n++) {
             HRESULT hr;
 
-            begin_timers(kinds[round % KINDS]);
+            begin_timers(kinds[round % KINDS], 2);
             fake_fail(n, round / KINDS + 1);
             hr = WHvSuspendPartitionTime(pair[KVM]);
             if (!fake_fail_end())
@@ -726,7 +768,7 @@ static void test_resume_fails(void **state)
         for (n = 1; n < CALLS_LIMIT; n++) {
             HRESULT hr;
 
-            begin_timers(kinds[round % KINDS]);
+            begin_timers(kinds[round % KINDS], 2);
             suspend();
             fake_fail(n, round / KINDS + 1);
             hr = WHvResumePartitionTime(pair[KVM]);
@@ -758,7 +800,7 @@ static void test_resume_fails(void **state)
     assert_in_range(went_on, 1, UINT32_MAX);
     // A run that cannot give it back says so.
     for (unsigned kind = 0; kind < KINDS; kind++) {
-        begin_timers(kinds[kind]);
+        begin_timers(kinds[kind], 2);
         suspend();
         fake_fail(3, 100);      // behind the two counters
         assert_ok(WHvResumePartitionTime(pair[KVM]));
@@ -787,7 +829,7 @@ static void test_set_fails(void **state)
         for (n = 1; n < CALLS_LIMIT; n++) {
             HRESULT hr;
 
-            begin_timers(VECTOR);
+            begin_timers(VECTOR, 2);
             if (stands)
                 suspend();
             fake_fail(n, 1);
@@ -815,7 +857,7 @@ static void test_create_fails(void **state)
         for (n = 1; n < CALLS_LIMIT; n++) {
             HRESULT hr;
 
-            begin_timers(VECTOR);
+            begin_timers(VECTOR, 2);
             if (stands)
                 suspend();
             set_of(pair[KVM], 1, WHvX64RegisterTsc, 1ull << 40);
@@ -842,7 +884,7 @@ static void test_reset_fails(void **state)
     for (n = 1; n < CALLS_LIMIT; n++) {
         HRESULT hr;
 
-        begin_timers(PERIODIC | VECTOR);
+        begin_timers(PERIODIC | VECTOR, 2);
         set(WHvX64RegisterTsc, 1ull << 40);
         fake_forget();
         fake_fail(n, 1);
@@ -882,6 +924,7 @@ int main(void)
         TEST(test_in_step),
         TEST(test_reset),
         TEST(test_another_processor),
+        TEST(test_migration),
         TEST(test_suspend_fails),
         TEST(test_resume_fails),
         TEST(test_set_fails),
