@@ -30,6 +30,7 @@ static struct processor {
 } processors[PROCESSORS];
 static unsigned count;
 static struct processor *newest;
+static bool on_processor;
 static uint64_t last_offset;    // kvm->arch.cur_tsc_offset
 
 void fake_time_begin(void)
@@ -53,9 +54,12 @@ static uint32_t reg(const struct processor *p, unsigned offset) { return apic_re
 
 static unsigned mode(const struct processor *p) { return reg(p, APIC_LVT_TIMER) >> 17 & 3; }
 
-// What the host's timer has done by now (apic_timer_fn).
-static void pass(struct processor *p)
+// What the host's timer has done by now (apic_timer_fn), or, as the processor enters the guest, its own
+// (kvm_lapic_expired_hv_timer).
+static void pass(struct processor *p, bool entering)
 {
+    if (on_processor && !entering)
+        return;
     while (p->armed && os_tsc() >= p->target) {
         p->pending = true;
         p->armed = mode(p) == PERIODIC;
@@ -68,7 +72,7 @@ static struct processor *processor(int fd)
 {
     for (unsigned n = 0; n < count; n++)
         if (processors[n].fd == fd) {
-            pass(&processors[n]);
+            pass(&processors[n], false);
             return &processors[n];
         }
     fail_msg("no processor has descriptor %d", fd);
@@ -85,7 +89,7 @@ static uint64_t ticks(const struct processor *p, uint32_t counts)
 // apic_get_tmcct. The kernel's clock has always gone on since the timer was started; here it may have not.
 static uint32_t current_count(const struct processor *p)
 {
-    if (reg(p, APIC_INITIAL_COUNT) == 0 || !p->period || !p->armed)
+    if (reg(p, APIC_INITIAL_COUNT) == 0 || !p->period || !p->armed || os_tsc() >= p->target)
         return 0;
     uint64_t left = p->target - os_tsc();
 
@@ -98,7 +102,7 @@ static void start_deadline(struct processor *p)
 
     p->armed = p->deadline != 0;
     p->target = os_tsc() + (p->deadline > now ? p->deadline - now : 0);
-    pass(p);
+    pass(p, false);
 }
 
 // kvm_apic_set_state
@@ -123,7 +127,7 @@ static void set_lapic(struct processor *p, const struct kvm_lapic_state *state)
         left = p->period;
     p->armed = true;
     p->target = os_tsc() + left;
-    pass(p);
+    pass(p, false);
 }
 
 // kvm_set_lapic_tscdeadline_msr
@@ -244,6 +248,7 @@ void fake_time_enter(int fd)
     struct processor *p = processor(fd);
     uint32_t lvt = reg(p, APIC_LVT_TIMER);
 
+    pass(p, true);
     if (!p->pending)
         return;
     p->pending = false;
@@ -259,3 +264,21 @@ void fake_time_take(uint32_t vector)
 
     apic_set_register(&newest->lapic, APIC_IRR + word, reg(newest, APIC_IRR + word) & ~(1u << vector % 32));
 }
+
+// kvm_lapic_reset
+void fake_time_init(void)
+{
+    uint32_t id = reg(newest, APIC_ID);
+    struct kvm_lapic_state state;
+
+    memset(&state, 0, sizeof state);
+    apic_set_register(&state, APIC_ID, id);
+    apic_set_register(&state, APIC_SVR, 0xFF);
+    for (unsigned offset = APIC_LVT_TIMER; offset <= APIC_LVT_ERROR; offset += 16)
+        apic_set_register(&state, offset, APIC_LVT_MASKED);
+    set_lapic(newest, &state);
+}
+
+bool fake_time_armed(void) { return newest->armed; }
+
+void fake_time_on_processor(bool on) { on_processor = on; }

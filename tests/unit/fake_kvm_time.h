@@ -20,7 +20,13 @@ bool fake_time_ioctl(int fd, unsigned long request, void *argument, int *answer)
 bool fake_time_msr(int fd, struct kvm_msr_entry *entry, bool set);
 // What KVM_RUN does with a timer that has run out, before it lets the guest run (kvm_inject_apic_timer_irqs).
 void fake_time_enter(int fd);
-// The guest of the processor that was created last takes an interrupt, and ends it.
+// Whether timers count on the processor itself, where it can (VMX's preemption timer): out of the guest nothing happens.
+void fake_time_on_processor(bool on);
+
+// Of the processor that was created last: its guest takes an interrupt, and ends it; KVM carries out an INIT; whether its
+// timer is set.
 void fake_time_take(uint32_t vector);
+void fake_time_init(void);
+bool fake_time_armed(void);
 
 #endif

@@ -38,6 +38,7 @@ enum { KVM, SOFT, PAIR };
 static WHV_PARTITION_HANDLE pair[PAIR];
 static uint8_t memory[16 * PAGE] __attribute__((aligned(PAGE)));
 static UINT32 processors;       // that both have
+static bool stands;             // time does, and KVM has no timer to fire
 static unsigned handed_over;    // by the next run of the kvm engine's
 static bool inside_run;         // a test that fails there leaves a partition that cannot be deleted
 
@@ -125,6 +126,7 @@ static WHV_PARTITION_HANDLE partition(const char *engine, UINT32 count)
 static void begin_with(UINT32 count)
 {
     processors = count;
+    stands = true;
     pair[SOFT] = partition("soft", count);
     pair[KVM] = partition("kvm", count);
 }
@@ -148,6 +150,7 @@ static int end(void **state)
         pair[n] = NULL;
     }
     inside_run = false;
+    fake_time_on_processor(false);
     return 0;
 }
 
@@ -204,6 +207,8 @@ static HRESULT run_kvm(void)
 
 static void run(void)
 {
+    assert_false(stands && fake_time_armed());
+    stands = false;
     assert_ok(run_kvm());
     assert_ok(run_one(pair[SOFT]));
     check_same();
@@ -223,6 +228,8 @@ static bool requested(void)
 static void suspend(void)
 {
     BOTH(WHvSuspendPartitionTime);
+    stands = true;
+    assert_false(fake_time_armed());
     check_same();
     host += HOUR;
     check_same();
@@ -402,6 +409,46 @@ static void test_periodic(void **state)
     }
 }
 
+// On hardware whose timer does nothing while its processor is out of the guest: what has run out by then is known.
+static void test_due(void **state)
+{
+    (void)state;
+    fake_time_on_processor(true);
+    run();
+    for (unsigned n = 0; n < 3; n++) {
+        start_timer(n == 1 ? PERIODIC | VECTOR : VECTOR, BUS_HZ);
+        if (n == 2) {
+            set(WHvX64RegisterApicLvtTimer, DEADLINE | VECTOR);
+            set(WHvX64RegisterTscDeadline, get(WHvX64RegisterTsc) + HZ);
+        }
+        host += HZ;
+        BOTH(WHvSuspendPartitionTime);
+        host += HOUR;
+        run();
+        assert_true(requested());
+        host += HZ - FAKE_BUS_TICKS;
+        run();
+        assert_false(requested());
+        host += FAKE_BUS_TICKS;
+        run();
+        assert_int_equal(requested(), n == 1);
+    }
+}
+
+// A timer that an INIT has ended does not come back.
+static void test_init_meanwhile(void **state)
+{
+    (void)state;
+    run();
+    start_timer(PERIODIC | VECTOR, BUS_HZ);
+    assert_ok(WHvSuspendPartitionTime(pair[KVM]));
+    fake_time_init();
+    assert_ok(WHvResumePartitionTime(pair[KVM]));
+    assert_int_equal(get_of(pair[KVM], 0, WHvX64RegisterApicInitCount), 0);
+    assert_int_equal(get_of(pair[KVM], 0, WHvX64RegisterApicLvtTimer), MASKED);
+    assert_false(fake_time_armed());
+}
+
 // Divided by 16: what is left is in the timer's own steps.
 static void test_divided(void **state)
 {
@@ -465,7 +512,19 @@ static void test_set_the_timer(void **state)
     host += HZ / 2;
     run();
     assert_true(requested());
+    // As run out: KVM looks at it once more.
+    suspend();
+    start_timer(VECTOR, BUS_HZ);
+    set(WHvX64RegisterApicCurrentCount, 0);
+    check_same();
+    assert_int_equal(get(WHvX64RegisterApicInitCount), BUS_HZ);
+    run();
+    fake_time_take(VECTOR);
+    host += HOUR;
+    run();
+    assert_false(requested());
     // Stopped.
+    start_timer(PERIODIC | VECTOR, BUS_HZ);
     suspend();
     set(WHvX64RegisterApicInitCount, 0);
     run();
@@ -659,11 +718,11 @@ static void begin_timers(UINT64 lvt, UINT32 count)
         for (UINT32 vp = 0; vp < count; vp++) {
             set_of(pair[n], vp, WHvX64RegisterApicSpurious, 0x1FF);
             set_of(pair[n], vp, WHvX64RegisterApicLvtTimer, lvt);
-            set_of(pair[n], vp, WHvX64RegisterApicDivide, 0xB);
+            set_of(pair[n], vp, WHvX64RegisterApicDivide, 0x3);
             if (lvt & DEADLINE)
                 set_of(pair[n], vp, WHvX64RegisterTscDeadline, get_of(pair[n], vp, WHvX64RegisterTsc) + HZ);
             else
-                set_of(pair[n], vp, WHvX64RegisterApicInitCount, BUS_HZ);
+                set_of(pair[n], vp, WHvX64RegisterApicInitCount, BUS_HZ / 16);
         }
     check_same();
     host += HZ / 4;
@@ -785,6 +844,7 @@ static void test_resume_fails(void **state)
                 went_on++;
             }
             BOTH(WHvResumePartitionTime);
+            stands = false;
             check_same();
             if (n % 2) {
                 run_out();
@@ -804,6 +864,7 @@ static void test_resume_fails(void **state)
         suspend();
         fake_fail(3, 100);      // behind the two counters
         assert_ok(WHvResumePartitionTime(pair[KVM]));
+        stands = false;
         assert_hr(run_kvm(), E_FAIL);
         assert_in_range(fake_fail_end(), 3, 100);
         assert_ok(WHvResumePartitionTime(pair[SOFT]));
@@ -823,7 +884,7 @@ static void test_set_fails(void **state)
     memset(values, 0, sizeof values);
     values[0].Reg64 = 1ull << 40;
     values[1].Reg64 = 77;
-    values[2].Reg64 = BUS_HZ / 8;
+    values[2].Reg64 = BUS_HZ / 16 / 8;
     values[3].Reg64 = 0x0007040600070406;
     for (unsigned stands = 0; stands < 2; stands++) {
         for (n = 1; n < CALLS_LIMIT; n++) {
@@ -840,12 +901,39 @@ static void test_set_fails(void **state)
             check_same();
             BOTH(WHvSetVirtualProcessorRegisters, 0, names, 4, values);
             check_same();
-            assert_int_equal(get(WHvX64RegisterApicCurrentCount), BUS_HZ / 8);
+            assert_int_equal(get(WHvX64RegisterApicCurrentCount), BUS_HZ / 16 / 8);
             run();
             assert_int_equal(get(WHvX64RegisterTsc), 1ull << 40);
         }
         assert_in_range(n, 4, CALLS_LIMIT - 1);
     }
+}
+
+// And where nothing can be given back to KVM any more: what is held here is as it was.
+static void test_set_fails_for_good(void **state)
+{
+    static const WHV_REGISTER_NAME names[] = {WHvX64RegisterTsc, WHvX64RegisterTscAdjust, WHvX64RegisterTscDeadline};
+    WHV_REGISTER_VALUE values[3];
+    unsigned n;
+
+    (void)state;
+    memset(values, 0, sizeof values);
+    for (n = 0; n < 3; n++)
+        values[n].Reg64 = 1ull << (40 + n);
+    for (n = 1; n < CALLS_LIMIT; n++) {
+        HRESULT hr;
+
+        begin_timers(DEADLINE | VECTOR, 2);
+        suspend();
+        fake_fail(n, 100);
+        hr = WHvSetVirtualProcessorRegisters(pair[KVM], 0, names, 3, values);
+        if (!fake_fail_end())
+            break;
+        assert_hr(hr, E_FAIL);
+        (void)get(WHvX64RegisterTsc);
+        (void)get(WHvX64RegisterTscDeadline);
+    }
+    assert_in_range(n, 4, CALLS_LIMIT - 1);
 }
 
 static void test_create_fails(void **state)
@@ -916,6 +1004,8 @@ int main(void)
         TEST(test_run_out_just_before),
         TEST(test_deadline),
         TEST(test_periodic),
+        TEST(test_due),
+        TEST(test_init_meanwhile),
         TEST(test_divided),
         TEST(test_set_the_counter),
         TEST(test_set_the_timer),
@@ -928,6 +1018,7 @@ int main(void)
         TEST(test_suspend_fails),
         TEST(test_resume_fails),
         TEST(test_set_fails),
+        TEST(test_set_fails_for_good),
         TEST(test_create_fails),
         TEST(test_reset_fails),
     };

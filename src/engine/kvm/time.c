@@ -260,8 +260,6 @@ HRESULT kvm_time_set_page(struct kvm_vcpu *v, const uint8_t page[KVM_APIC_PAGE_S
 {
     if (!holds(v))
         return kvm_apic_set_page(&v->kvm->interrupts, v->fd, v->apic_base, page, before);
-    if (before && !memcmp(page, before, KVM_APIC_PAGE_SIZE))
-        return S_OK;
     uint8_t to[KVM_APIC_PAGE_SIZE], from[KVM_APIC_PAGE_SIZE];
     struct kvm_timer timer = of_page(v, page);
     memcpy(to, page, sizeof to);
