@@ -1,4 +1,4 @@
-// Time that stands still and goes on, where the guest's time-stamp counter is the host's and an offset of each processor.
+// Time that stands still and goes on, where the guest's counter is the host's and an offset of each processor.
 //
 // While time stands (kvm->stands: from set-up to the first run, and from time_stop to time_start), KVM's counter and
 // timers say nothing. A processor's counter is the partition's clock and `tsc_ahead`; its APIC timer is held: taken out
