@@ -510,7 +510,7 @@ int __wrap_kvm_ioctl_value(int fd, unsigned long request, unsigned long value)
     case KVM_GET_API_VERSION: return 12;
     case KVM_CHECK_EXTENSION:
         return value == KVM_CAP_SYNC_REGS ? ALL : value == KVM_CAP_NR_MEMSLOTS ? 32764 :
-               value == KVM_CAP_MAX_VCPUS ? 8 : 1;
+               value == KVM_CAP_MAX_VCPUS ? 8 : value == KVM_CAP_BINARY_STATS_FD ? 0 : 1;
     case KVM_GET_VCPU_MMAP_SIZE: return PAGES * PAGE;
     case KVM_CREATE_VM:
         emulation_exits = false;

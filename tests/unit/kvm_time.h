@@ -13,9 +13,9 @@
 #include "engine/soft/soft.h"
 #include "fake_kvm.h"
 #include "fake_kvm_time.h"
-#include "os/tsc.h"
 
 #define HZ (FAKE_KHZ * 1000ull)
+#include "host_clock.h"
 #define HOUR (3600 * HZ)
 #define BUS_HZ (HZ / FAKE_BUS_TICKS)
 #define PAGE 4096u
@@ -29,11 +29,6 @@
 #define DEADLINE 0x40000u
 
 const struct engine *const engines[] = {&engine_kvm, &engine_soft, NULL};
-
-static uint64_t host;           // what the host's counter says
-
-uint64_t os_tsc(void) { return host; }
-uint64_t os_tsc_hz(void) { return HZ; }
 
 enum { KVM, SOFT, PAIR };
 static WHV_PARTITION_HANDLE pair[PAIR];

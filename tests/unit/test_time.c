@@ -1,29 +1,19 @@
 // A partition's time over a host clock that the test moves: what a guest sees of a suspended hour, of a reset, and of
 // time that nobody stopped.
-//
-// This file's functions of os/tsc.h take the place of the library's.
 #include <string.h>
 
 #include "unit.h"
 
 #include "bulkhead/bulkhead.h"
 #include "engine/soft/soft.h"
-#include "os/tsc.h"
 
 #define HZ 2500000000ull
+#include "host_clock.h"
 #define HOUR (3600 * HZ)
 #define PAGE 4096u
 #define CODE 0x1000u
 
 const struct engine *const engines[] = {&engine_soft, NULL};
-
-static uint64_t host = 1000;            // what the host's counter says
-
-uint64_t os_tsc(void) { return host; }
-uint64_t os_tsc_hz(void) { return HZ; }
-uint64_t os_tsc_cost(void) { return 0; }
-uint64_t os_thread_ns(void) { return 0; }
-uint64_t os_time_of_day(void) { return host / 5 * 2; }
 
 static uint8_t memory[16 * PAGE] __attribute__((aligned(PAGE)));
 
