@@ -338,6 +338,16 @@ static bool machine_no_engine(const struct machine *machine, const char *call, H
                      (unsigned)hr, why);
 }
 
+void machine_engine(const struct machine *machine, char name[MACHINE_ENGINE_NAME])
+{
+    char report[4096];
+
+    strcpy(name, "unknown");
+    if (SUCCEEDED(BulkheadGetEngineReport(machine->partition, report, sizeof(report), NULL))) {
+        sscanf(report, "engine: %31[^\n]", name); /* the first line */
+    }
+}
+
 static bool machine_set_property(struct machine *machine, WHV_PARTITION_PROPERTY_CODE code, uint32_t value,
                                  const char *what, struct error *err)
 {
@@ -351,15 +361,21 @@ static bool machine_set_property(struct machine *machine, WHV_PARTITION_PROPERTY
                      what, (unsigned)hr);
 }
 
+static bool machine_try_apic_mode(struct machine *machine, uint32_t mode, const char *what, struct error *err)
+{
+    if (machine->config.apic_mode != 0 && machine->config.apic_mode != mode) {
+        return error_set(err, EXIT_FAILED, "the machine needs another local APIC than %s", what);
+    }
+    machine->apic_mode = mode;
+    return machine_set_property(machine, WHvPartitionPropertyCodeLocalApicEmulationMode, mode, what, err);
+}
+
 static bool machine_set_apic_mode(struct machine *machine, struct error *err)
 {
-    struct error unused;
-
     /* Only the name of the mode differs for a guest that uses xAPIC; an engine may have just one of them. */
-    return machine_set_property(machine, WHvPartitionPropertyCodeLocalApicEmulationMode,
-                                WHvX64LocalApicEmulationModeX2Apic, "a local x2APIC", &unused) ||
-           machine_set_property(machine, WHvPartitionPropertyCodeLocalApicEmulationMode,
-                                WHvX64LocalApicEmulationModeXApic, "a local APIC", err);
+    return machine_try_apic_mode(machine, WHvX64LocalApicEmulationModeX2Apic, "a local x2APIC", err) ||
+           (machine->config.apic_mode != WHvX64LocalApicEmulationModeX2Apic &&
+            machine_try_apic_mode(machine, WHvX64LocalApicEmulationModeXApic, "a local APIC", err));
 }
 
 /* Virtual wire mode, as a firmware leaves the first processor (MP specification 1.4, 3.6.2.2). */
@@ -412,7 +428,8 @@ bool machine_set_up(struct machine *machine, const struct start *start, struct e
     if (FAILED(hr)) {
         return machine_no_engine(machine, "WHvSetupPartition", hr, err);
     }
-    if (!memory_map(&machine->memory, machine->partition, err)) {
+    if ((machine->config.track && !memory_track(&machine->memory, err)) ||
+        !memory_map(&machine->memory, machine->partition, err)) {
         return false;
     }
     for (unsigned i = 0; i < machine->config.cpus; i++) {

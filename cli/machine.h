@@ -43,6 +43,8 @@ struct machine_config {
     int debug_exit; /* a port, or MACHINE_NO_PORT */
     int debug_console;
     int in, out; /* the console's descriptors */
+    uint32_t apic_mode; /* WHV_X64_LOCAL_APIC_EMULATION_MODE; 0 for the best that the engine has */
+    bool track;         /* it has to be known which pages of memory are written */
 };
 
 enum machine_end_kind {
@@ -54,7 +56,9 @@ enum machine_end_kind {
     MACHINE_TIMEOUT,
     MACHINE_SIGNAL,
     MACHINE_GUEST_FAULT,
-    MACHINE_HOST_ERROR
+    MACHINE_HOST_ERROR,
+    MACHINE_SAVED,
+    MACHINE_MOVED
 };
 
 struct machine_end {
@@ -68,6 +72,7 @@ struct machine {
     struct machine_config config;
     struct memory memory;
     WHV_PARTITION_HANDLE partition;
+    uint32_t apic_mode; /* what the partition has got */
     struct vcpu *vcpus;
 
     pthread_mutex_t lock;
@@ -108,6 +113,10 @@ bool machine_create(struct machine *machine, const struct machine_config *config
 /* The partition with its processors, the first of which starts in the state START. */
 bool machine_set_up(struct machine *machine, const struct start *start, struct error *err);
 
+/* The name of the engine that runs the partition, or "unknown". */
+#define MACHINE_ENGINE_NAME 32
+void machine_engine(const struct machine *machine, char name[MACHINE_ENGINE_NAME]);
+
 /* Runs until the machine ends; machine->end then says how. SIGNALS are blocked ones that end it. */
 bool machine_run(struct machine *machine, const sigset_t *signals, struct error *err);
 void machine_destroy(struct machine *machine);
@@ -131,6 +140,13 @@ bool machine_pause(struct machine *machine, struct error *err);
 /* Lets everything go on. The guest's clocks have stood still, or (where the platform cannot stop the partition's) have
  * all gone on. Nothing happens if the machine has ended. */
 void machine_resume(struct machine *machine);
+
+/* Of a machine that was paused before machine_run: waits until all of its processors are there and held. False if it has
+ * ended. */
+bool machine_wait_held(struct machine *machine);
+
+/* Of a paused machine: its devices' clocks go on NS later than where they stand. */
+void machine_skip_time(struct machine *machine, uint64_t ns);
 
 /* For a processor's thread, before it enters the guest: waits while the machine is paused. False once it has ended. */
 bool machine_may_run(struct machine *machine);

@@ -44,22 +44,36 @@ void memory_free(struct memory *memory)
     if (memory->rom != NULL) {
         munmap(memory->rom, memory->rom_size);
     }
+    free(memory->marks);
     *memory = (struct memory){0};
+}
+
+bool memory_add_rom(struct memory *memory, uint64_t size, struct error *err)
+{
+    uint8_t *rom = memory_allocate(size);
+
+    if (rom == NULL) {
+        return error_set(err, EXIT_FAILED, "the host gives no %llu KiB for the firmware: %s",
+                         (unsigned long long)(size / MEMORY_KIB), strerror(errno));
+    }
+    memory->rom = rom;
+    memory->rom_size = size;
+    return true;
 }
 
 bool memory_set_rom(struct memory *memory, const uint8_t *data, uint64_t size, struct error *err)
 {
-    uint64_t rounded = (size + MEMORY_PAGE - 1) & ~(MEMORY_PAGE - 1);
-    uint8_t *rom = memory_allocate(rounded);
-
-    if (rom == NULL) {
-        return error_set(err, EXIT_FAILED, "the host gives no %llu KiB for the firmware: %s",
-                         (unsigned long long)(rounded / MEMORY_KIB), strerror(errno));
+    if (!memory_add_rom(memory, (size + MEMORY_PAGE - 1) & ~(MEMORY_PAGE - 1), err)) {
+        return false;
     }
-    memcpy(rom + (rounded - size), data, size);
-    memory->rom = rom;
-    memory->rom_size = rounded;
+    memcpy(memory->rom + (memory->rom_size - size), data, size);
     return true;
+}
+
+bool memory_track(struct memory *memory, struct error *err)
+{
+    memory->marks = calloc(memory_words(memory), sizeof(*memory->marks));
+    return memory->marks != NULL || error_set(err, EXIT_FAILED, "the host gives no memory to note written pages");
 }
 
 static bool memory_map_range(WHV_PARTITION_HANDLE partition, uint8_t *source, uint64_t gpa, uint64_t size,
@@ -80,10 +94,11 @@ static bool memory_map_range(WHV_PARTITION_HANDLE partition, uint8_t *source, ui
 bool memory_map(const struct memory *memory, WHV_PARTITION_HANDLE partition, struct error *err)
 {
     const WHV_MAP_GPA_RANGE_FLAGS rx = WHvMapGpaRangeFlagRead | WHvMapGpaRangeFlagExecute;
-    const WHV_MAP_GPA_RANGE_FLAGS rwx = rx | WHvMapGpaRangeFlagWrite;
+    const WHV_MAP_GPA_RANGE_FLAGS tracked = memory->marks != NULL ? WHvMapGpaRangeFlagTrackDirtyPages : 0;
+    const WHV_MAP_GPA_RANGE_FLAGS ram = rx | WHvMapGpaRangeFlagWrite | tracked;
 
-    return memory_map_range(partition, memory->ram, 0, memory->low_size, rwx, err) &&
-           memory_map_range(partition, memory->ram + memory->low_size, MEMORY_HIGH, memory->high_size, rwx,
+    return memory_map_range(partition, memory->ram, 0, memory->low_size, ram, err) &&
+           memory_map_range(partition, memory->ram + memory->low_size, MEMORY_HIGH, memory->high_size, ram,
                             err) &&
            memory_map_range(partition, memory->rom, MEMORY_HIGH - memory->rom_size, memory->rom_size, rx,
                             err);
@@ -109,6 +124,77 @@ const void *memory_peek(const struct memory *memory, uint64_t gpa, uint64_t size
         return memory->rom + (gpa - first);
     }
     return memory_at(memory, gpa, size);
+}
+
+uint64_t memory_pages(const struct memory *memory)
+{
+    return (memory->low_size + memory->high_size) / MEMORY_PAGE;
+}
+
+size_t memory_words(const struct memory *memory)
+{
+    return (memory_pages(memory) + 63) / 64;
+}
+
+uint64_t memory_page_address(const struct memory *memory, uint64_t page)
+{
+    uint64_t at = page * MEMORY_PAGE;
+
+    return at < memory->low_size ? at : MEMORY_HIGH + (at - memory->low_size);
+}
+
+uint8_t *memory_fill(const struct memory *memory, uint64_t gpa)
+{
+    uint64_t first = MEMORY_HIGH - memory->rom_size;
+
+    if (gpa % MEMORY_PAGE != 0) {
+        return NULL;
+    }
+    if (gpa >= first && gpa < MEMORY_HIGH) {
+        return memory->rom + (gpa - first);
+    }
+    return memory_at(memory, gpa, MEMORY_PAGE);
+}
+
+void memory_mark(const struct memory *memory, uint64_t gpa, uint64_t size)
+{
+    const uint8_t *ram = memory_at(memory, gpa, size);
+
+    if (memory->marks == NULL || ram == NULL || size == 0) {
+        return;
+    }
+    uint64_t first = (uint64_t)(ram - memory->ram);
+
+    for (uint64_t page = first / MEMORY_PAGE; page <= (first + size - 1) / MEMORY_PAGE; page++) {
+        atomic_fetch_or(&memory->marks[page / 64], UINT64_C(1) << page % 64);
+    }
+}
+
+/* The part of the RAM at GPA; its bits begin with a word, as the hole does. */
+static bool memory_query(WHV_PARTITION_HANDLE partition, uint64_t gpa, uint64_t size, uint64_t *bitmap,
+                         struct error *err)
+{
+    size_t words = (size / MEMORY_PAGE + 63) / 64;
+    HRESULT hr = size == 0 ? S_OK
+                           : WHvQueryGpaRangeDirtyBitmap(partition, gpa, size, bitmap, (UINT32)(words * sizeof(*bitmap)));
+
+    return SUCCEEDED(hr) || error_hresult(err, "WHvQueryGpaRangeDirtyBitmap", (unsigned)hr);
+}
+
+bool memory_take_written(const struct memory *memory, WHV_PARTITION_HANDLE partition, uint64_t *bitmap,
+                         struct error *err)
+{
+    size_t words = memory_words(memory);
+    uint64_t *told = calloc(words, sizeof(*told));
+    bool good = told != NULL || error_set(err, EXIT_FAILED, "the host gives no memory for a map of written pages");
+
+    good = good && memory_query(partition, 0, memory->low_size, told, err) &&
+           memory_query(partition, MEMORY_HIGH, memory->high_size, told + memory->low_size / MEMORY_PAGE / 64, err);
+    for (size_t i = 0; good && i < words; i++) {
+        bitmap[i] |= told[i] | atomic_exchange(&memory->marks[i], 0);
+    }
+    free(told);
+    return good;
 }
 
 unsigned memory_regions(const struct memory *memory, struct memory_region *regions)

@@ -7,6 +7,7 @@
 
 #include <WinHvPlatform.h>
 
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -31,6 +32,7 @@ struct memory {
     uint64_t high_size;
     uint8_t *rom;
     uint64_t rom_size;
+    _Atomic uint64_t *marks; /* pages of RAM that the command itself has written; NULL if writes are not tracked */
 };
 
 /* A line of the map that a guest is told, as a firmware's E820 call and the Multiboot map have it. */
@@ -48,13 +50,35 @@ void memory_free(struct memory *memory);
 
 /* Puts DATA (whole pages after rounding up) where it ends at 4 GiB. Before memory_map. */
 bool memory_set_rom(struct memory *memory, const uint8_t *data, uint64_t size, struct error *err);
+
+/* The same with a ROM of zeros, whole pages. */
+bool memory_add_rom(struct memory *memory, uint64_t size, struct error *err);
+
+/* From memory_map on it is known which pages have been written. */
+bool memory_track(struct memory *memory, struct error *err);
 bool memory_map(const struct memory *memory, WHV_PARTITION_HANDLE partition, struct error *err);
+
+/* RAM in pages, the high RAM right behind the low one; a bitmap has a bit for each, in words of 64. */
+uint64_t memory_pages(const struct memory *memory);
+size_t memory_words(const struct memory *memory);
+uint64_t memory_page_address(const struct memory *memory, uint64_t page);
+
+/* The command has written to RAM in the guest's place, which the platform does not see. Any thread. */
+void memory_mark(const struct memory *memory, uint64_t gpa, uint64_t size);
+
+/* Sets a bit in BITMAP for each page that was written since the last call. What is written meanwhile is told by this
+ * call or the next. RAM is tracked. */
+bool memory_take_written(const struct memory *memory, WHV_PARTITION_HANDLE partition, uint64_t *bitmap,
+                         struct error *err);
 
 /* The SIZE bytes of RAM at GPA, or NULL unless all of them are RAM in one piece. */
 void *memory_at(const struct memory *memory, uint64_t gpa, uint64_t size);
 
 /* The same for reading: RAM or ROM. */
 const void *memory_peek(const struct memory *memory, uint64_t gpa, uint64_t size);
+
+/* The page at GPA, RAM or ROM, to be filled before the guest runs; NULL if there is none. */
+uint8_t *memory_fill(const struct memory *memory, uint64_t gpa);
 
 /* Fills REGIONS and returns how many there are. */
 unsigned memory_regions(const struct memory *memory, struct memory_region *regions);

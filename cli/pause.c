@@ -95,6 +95,23 @@ static bool pause_stop_time(struct machine *machine, struct error *err)
     return true;
 }
 
+bool machine_wait_held(struct machine *machine)
+{
+    pthread_mutex_lock(&machine->end_lock);
+    while (machine->held < machine->config.cpus && !atomic_load(&machine->ended)) {
+        pthread_cond_wait(&machine->changed, &machine->end_lock);
+    }
+    pthread_mutex_unlock(&machine->end_lock);
+    return !atomic_load(&machine->ended);
+}
+
+void machine_skip_time(struct machine *machine, uint64_t ns)
+{
+    pthread_mutex_lock(&machine->lock);
+    timers_skip(&machine->timers, ns);
+    pthread_mutex_unlock(&machine->lock);
+}
+
 bool machine_pause(struct machine *machine, struct error *err)
 {
     if (!pause_begin(machine, err)) {

@@ -1,8 +1,6 @@
 /* summary.c: collecting and printing the figures of a run. */
 #include "summary.h"
 
-#include <bulkhead/bulkhead.h>
-
 #include <json-c/json.h>
 
 #include <errno.h>
@@ -29,22 +27,14 @@ static const char *summary_end_name(enum machine_end_kind kind)
         return "guest-fault";
     case MACHINE_HOST_ERROR:
         return "host-error";
+    case MACHINE_SAVED:
+        return "saved";
+    case MACHINE_MOVED:
+        return "moved";
     case MACHINE_RUNNING:
         break;
     }
     return "not-ended";
-}
-
-/* The first line of the report is "engine: NAME". */
-static void summary_engine(struct summary *summary, WHV_PARTITION_HANDLE partition)
-{
-    char report[4096];
-    UINT32 needed = 0;
-
-    strcpy(summary->engine, "unknown");
-    if (SUCCEEDED(BulkheadGetEngineReport(partition, report, sizeof(report), &needed))) {
-        sscanf(report, "engine: %31[^\n]", summary->engine);
-    }
 }
 
 void summary_collect(struct summary *summary, const struct machine *machine, double seconds)
@@ -60,7 +50,7 @@ void summary_collect(struct summary *summary, const struct machine *machine, dou
         summary->cpu[i].instructions = machine->vcpus[i].instructions;
         memcpy(summary->cpu[i].exits, machine->vcpus[i].exits, sizeof(summary->cpu[i].exits));
     }
-    summary_engine(summary, machine->partition);
+    machine_engine(machine, summary->engine);
     summary->memory_size = machine->memory.low_size + machine->memory.high_size;
     summary->memory_resident = memory_resident(&machine->memory);
     summary->pages_known = SUCCEEDED(WHvGetPartitionCounters(

@@ -50,6 +50,12 @@ void timers_start(struct timers *list, bool catch_up)
     list->stopped = false;
 }
 
+void timers_skip(struct timers *list, uint64_t ns)
+{
+    list->stopped_at += ns;
+    list->behind -= ns;
+}
+
 void timers_run(struct timers *list)
 {
     uint64_t now = timers_now(list);

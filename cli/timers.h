@@ -42,6 +42,9 @@ uint64_t timers_next_on_clock(const struct timers *list);
 void timers_stop(struct timers *list);
 void timers_start(struct timers *list, bool catch_up);
 
+/* While it stands still: the time of the list is NS later now. */
+void timers_skip(struct timers *list, uint64_t ns);
+
 /* Fires every timer whose deadline has come. A timer is stopped before it fires and may set itself again. */
 void timers_run(struct timers *list);
 

@@ -115,6 +115,7 @@ static HRESULT CALLBACK vcpu_emulator_memory(VOID *context, WHV_EMULATOR_MEMORY_
     }
     if (ram != NULL && access->Direction != 0) {
         memcpy(ram, access->Data, access->AccessSize);
+        memory_mark(&machine->memory, access->GpaAddress, access->AccessSize);
     } else if (readable != NULL && access->Direction == 0) {
         memcpy(access->Data, readable, access->AccessSize);
     } else if (access->Direction != 0) {
