@@ -6,6 +6,10 @@
 
 /* ARGV[0] is the verb. On success *CODE is the exit code; otherwise ERR has it, with the line to print. */
 bool cmd_run(int argc, char **argv, int *code, struct error *err);
+bool cmd_save(int argc, char **argv, int *code, struct error *err);
+bool cmd_restore(int argc, char **argv, int *code, struct error *err);
+bool cmd_migrate(int argc, char **argv, int *code, struct error *err);
+bool cmd_receive(int argc, char **argv, int *code, struct error *err);
 bool cmd_info(int argc, char **argv, int *code, struct error *err);
 
 #endif

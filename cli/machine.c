@@ -389,7 +389,8 @@ static bool machine_set_virtual_wire(struct machine *machine, struct error *err)
     return SUCCEEDED(hr) || error_hresult(err, "WHvSetVirtualProcessorRegisters (local APIC)", (unsigned)hr);
 }
 
-/* All memory write-back on every processor, as a firmware leaves it (SDM vol. 3A 12.11.2.1): E, and the default type. */
+/* All memory write-back on every processor, as a firmware leaves it (SDM vol. 3A 12.11.2.1): E, and the default
+ * type. */
 static bool machine_set_memory_types(struct machine *machine, struct error *err)
 {
     static const WHV_REGISTER_NAME name = WHvX64RegisterMsrMtrrDefType;

@@ -141,8 +141,8 @@ bool machine_pause(struct machine *machine, struct error *err);
  * all gone on. Nothing happens if the machine has ended. */
 void machine_resume(struct machine *machine);
 
-/* Of a machine that was paused before machine_run: waits until all of its processors are there and held. False if it has
- * ended. */
+/* Of a machine that was paused before machine_run: waits until all of its processors are there and held. False if it
+ * has ended. */
 bool machine_wait_held(struct machine *machine);
 
 /* Of a paused machine: its devices' clocks go on NS later than where they stand. */

@@ -12,6 +12,10 @@ static const struct {
     const char *summary;
 } verbs[] = {
     {"run", cmd_run, "run a kernel, a firmware or a flat binary in a partition"},
+    {"save", cmd_save, "write a running machine to a file"},
+    {"restore", cmd_restore, "run a machine that was saved, from where it was"},
+    {"migrate", cmd_migrate, "move a running machine to another process or host"},
+    {"receive", cmd_receive, "wait for a machine that is moved here, and run it"},
     {"info", cmd_info, "show the engines and what a partition can have"},
 };
 #define VERBS (sizeof(verbs) / sizeof(verbs[0]))
@@ -20,7 +24,7 @@ static void print_help(void)
 {
     printf("Usage: bulkhead VERB [OPTION...]\n\n");
     for (size_t i = 0; i < VERBS; i++) {
-        printf("  %-6s %s\n", verbs[i].name, verbs[i].summary);
+        printf("  %-8s %s\n", verbs[i].name, verbs[i].summary);
     }
     printf("\n'bulkhead VERB --help' lists the options of a verb; 'bulkhead --version' tells the version.\n");
 }

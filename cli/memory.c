@@ -175,8 +175,8 @@ static bool memory_query(WHV_PARTITION_HANDLE partition, uint64_t gpa, uint64_t 
                          struct error *err)
 {
     size_t words = (size / MEMORY_PAGE + 63) / 64;
-    HRESULT hr = size == 0 ? S_OK
-                           : WHvQueryGpaRangeDirtyBitmap(partition, gpa, size, bitmap, (UINT32)(words * sizeof(*bitmap)));
+    HRESULT hr =
+        size == 0 ? S_OK : WHvQueryGpaRangeDirtyBitmap(partition, gpa, size, bitmap, (UINT32)(words * sizeof(*bitmap)));
 
     return SUCCEEDED(hr) || error_hresult(err, "WHvQueryGpaRangeDirtyBitmap", (unsigned)hr);
 }

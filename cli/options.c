@@ -1,4 +1,4 @@
-/* options.c: the command line of `bulkhead run`. */
+/* options.c: the command lines of the verbs that run, save and move a machine. */
 #include "options.h"
 
 #include <errno.h>
@@ -9,7 +9,8 @@
 #include <unistd.h>
 
 #define DEFAULT_MEMORY (512 * MEMORY_MIB)
-#define HINT "try 'bulkhead run --help'"
+#define DEFAULT_DOWNTIME UINT64_C(300)
+#define DEFAULT_ROUNDS UINT64_C(30)
 
 enum {
     OPT_KERNEL = 1,
@@ -27,30 +28,78 @@ enum {
     OPT_DEBUG_EXIT,
     OPT_DEBUG_CONSOLE,
     OPT_QUIET,
+    OPT_CONTROL,
+    OPT_SHOW_DOWNTIME,
+    OPT_KEEP,
+    OPT_FORCE,
+    OPT_BANDWIDTH,
+    OPT_DOWNTIME,
+    OPT_ROUNDS,
+    OPT_RESUME,
     OPT_HELP
 };
 
-static const struct option long_options[] = {
-    {"kernel", required_argument, NULL, OPT_KERNEL},
-    {"initrd", required_argument, NULL, OPT_INITRD},
-    {"append", required_argument, NULL, OPT_APPEND},
-    {"cpus", required_argument, NULL, OPT_CPUS},
-    {"memory", required_argument, NULL, OPT_MEMORY},
-    {"firmware", required_argument, NULL, OPT_FIRMWARE},
-    {"flat", required_argument, NULL, OPT_FLAT},
-    {"multiboot", required_argument, NULL, OPT_MULTIBOOT},
-    {"module", required_argument, NULL, OPT_MODULE},
-    {"engine", required_argument, NULL, OPT_ENGINE},
-    {"json", required_argument, NULL, OPT_JSON},
-    {"timeout", required_argument, NULL, OPT_TIMEOUT},
-    {"debug-exit", required_argument, NULL, OPT_DEBUG_EXIT},
-    {"debug-console", required_argument, NULL, OPT_DEBUG_CONSOLE},
-    {"quiet", no_argument, NULL, OPT_QUIET},
-    {"help", no_argument, NULL, OPT_HELP},
-    {NULL, 0, NULL, 0},
+/* The verbs, as bits. */
+enum {
+    RUN = 1 << OPTIONS_RUN,
+    RESTORE = 1 << OPTIONS_RESTORE,
+    RECEIVE = 1 << OPTIONS_RECEIVE,
+    SAVE = 1 << OPTIONS_SAVE,
+    MIGRATE = 1 << OPTIONS_MIGRATE,
+    RUNNING = RUN | RESTORE | RECEIVE, /* a machine is on the terminal */
+    ALL = RUNNING | SAVE | MIGRATE
 };
 
-void options_print_help(void)
+static const struct {
+    const char *name;
+    int has_value, option;
+    unsigned verbs;
+} option_rows[] = {
+    {"kernel", required_argument, OPT_KERNEL, RUN},
+    {"initrd", required_argument, OPT_INITRD, RUN},
+    {"append", required_argument, OPT_APPEND, RUN},
+    {"cpus", required_argument, OPT_CPUS, RUN},
+    {"memory", required_argument, OPT_MEMORY, RUN},
+    {"firmware", required_argument, OPT_FIRMWARE, RUN},
+    {"flat", required_argument, OPT_FLAT, RUN},
+    {"multiboot", required_argument, OPT_MULTIBOOT, RUN},
+    {"module", required_argument, OPT_MODULE, RUN},
+    {"engine", required_argument, OPT_ENGINE, RUN},
+    {"debug-exit", required_argument, OPT_DEBUG_EXIT, RUN},
+    {"debug-console", required_argument, OPT_DEBUG_CONSOLE, RUN},
+    {"timeout", required_argument, OPT_TIMEOUT, RUNNING},
+    {"control", required_argument, OPT_CONTROL, RUNNING},
+    {"show-downtime", no_argument, OPT_SHOW_DOWNTIME, RESTORE | RECEIVE | MIGRATE},
+    {"keep", no_argument, OPT_KEEP, SAVE},
+    {"force", no_argument, OPT_FORCE, SAVE},
+    {"bandwidth", required_argument, OPT_BANDWIDTH, MIGRATE},
+    {"downtime", required_argument, OPT_DOWNTIME, MIGRATE},
+    {"rounds", required_argument, OPT_ROUNDS, MIGRATE},
+    {"resume", no_argument, OPT_RESUME, MIGRATE},
+    {"json", required_argument, OPT_JSON, ALL},
+    {"quiet", no_argument, OPT_QUIET, ALL},
+    {"help", no_argument, OPT_HELP, ALL},
+};
+#define OPTION_ROWS (sizeof(option_rows) / sizeof(option_rows[0]))
+
+/* What stands on the command line besides options. */
+static const struct {
+    const char *name;
+    const char *operands[OPTIONS_MAX_OPERANDS];
+} verb_rows[] = {
+    [OPTIONS_RUN] = {"run", {NULL}},
+    [OPTIONS_RESTORE] = {"restore", {"FILE"}},
+    [OPTIONS_RECEIVE] = {"receive", {"ADDRESS"}},
+    [OPTIONS_SAVE] = {"save", {"PATH", "FILE"}},
+    [OPTIONS_MIGRATE] = {"migrate", {"PATH", "TARGET"}},
+};
+
+const char *options_verb_name(enum options_verb verb)
+{
+    return verb_rows[verb].name;
+}
+
+static void options_print_run_help(void)
 {
     printf(
         "Usage: bulkhead run --kernel BZIMAGE [--initrd FILE] [--append TEXT] [OPTION...]\n"
@@ -75,6 +124,7 @@ void options_print_help(void)
         "  --debug-console PORT   bytes written to this port are printed; it reads 0xe9\n"
         "\n"
         "The run:\n"
+        "  --control PATH         listens on a Unix socket there for 'bulkhead save' and 'bulkhead migrate'\n"
         "  --timeout SECONDS      ends the run after this time, with exit code %d\n"
         "  --json TO              writes the summary as JSON to a file, to fd:N, or to - (standard output)\n"
         "  --quiet                no summary on standard error\n"
@@ -82,6 +132,62 @@ void options_print_help(void)
         "\n"
         "The guest's serial line is the terminal. Ctrl-A x ends the run, Ctrl-A Ctrl-A sends Ctrl-A.\n",
         MACHINE_MAX_CPUS, EXIT_TIMED_OUT);
+}
+
+#define HELP_RUNNING                                                                                                   \
+    "  --control PATH         listens on a Unix socket there for 'bulkhead save' and 'bulkhead migrate'\n"            \
+    "  --show-downtime        the guest's clocks show the time in which it did not run\n"                              \
+    "  --timeout SECONDS      ends the run after this time, with exit code 124\n"                                      \
+    "  --json TO              writes the summary as JSON to a file, to fd:N, or to - (standard output)\n"              \
+    "  --quiet                no summary on standard error\n"                                                          \
+    "  --help                 this text\n"                                                                             \
+    "\n"                                                                                                               \
+    "The guest's serial line is the terminal. Ctrl-A x ends the run, Ctrl-A Ctrl-A sends Ctrl-A.\n"
+
+#define HELP_ASKING                                                                                                    \
+    "  --json TO              writes a summary as JSON to a file, to fd:N, or to - (standard output)\n"                \
+    "  --quiet                no progress on standard error\n"                                                         \
+    "  --help                 this text\n"
+
+void options_print_help(enum options_verb verb)
+{
+    static const char *const texts[] = {
+        [OPTIONS_RESTORE] =
+            "Usage: bulkhead restore FILE [OPTION...]\n"
+            "\n"
+            "Runs the machine that 'bulkhead save' has written to FILE (-: standard input) from where it was.\n"
+            "\n" HELP_RUNNING,
+        [OPTIONS_RECEIVE] =
+            "Usage: bulkhead receive unix:PATH|tcp:[HOST:]PORT [OPTION...]\n"
+            "\n"
+            "Waits for a machine that 'bulkhead migrate' sends there, and runs it.\n"
+            "\n" HELP_RUNNING,
+        [OPTIONS_SAVE] =
+            "Usage: bulkhead save PATH FILE [OPTION...]\n"
+            "\n"
+            "Writes the machine that listens on PATH (--control) to FILE (-: standard output), and ends it.\n"
+            "\n"
+            "  --keep                 lets it go on running\n"
+            "  --force                replaces a FILE that is there\n" HELP_ASKING,
+        [OPTIONS_MIGRATE] =
+            "Usage: bulkhead migrate PATH TARGET [OPTION...]\n"
+            "       bulkhead migrate --resume PATH\n"
+            "\n"
+            "Moves the running machine that listens on PATH (--control) to TARGET, unix:PATH or\n"
+            "[tcp:]HOST:PORT, where 'bulkhead receive' waits. Ctrl-C cancels, and the machine stays.\n"
+            "\n"
+            "  --bandwidth MIB_PER_S  sends no faster while the guest runs\n"
+            "  --downtime MS          stops the guest once the rest takes no longer (default 300)\n"
+            "  --rounds N             rounds over its memory before it is stopped in any case (default 30)\n"
+            "  --show-downtime        the guest's clocks show the time in which it did not run\n"
+            "  --resume               lets a machine go on here after its target fell silent at the end\n" HELP_ASKING,
+    };
+
+    if (verb == OPTIONS_RUN) {
+        options_print_run_help();
+    } else {
+        fputs(texts[verb], stdout);
+    }
 }
 
 static bool options_number(const char *name, const char *text, uint64_t max, int base, uint64_t *value,
@@ -93,7 +199,7 @@ static bool options_number(const char *name, const char *text, uint64_t max, int
     errno = 0;
     number = strtoull(text, &end, base);
     if (errno != 0 || *text < '0' || *text > '9' || *end != '\0' || number > max) {
-        return error_set(err, EXIT_USAGE, "--%s: '%s' is not a number from 0 to %llu; " HINT, name, text,
+        return error_set(err, EXIT_USAGE, "--%s: '%s' is not a number from 0 to %llu", name, text,
                          (unsigned long long)max);
     }
     *value = number;
@@ -117,7 +223,7 @@ static bool options_set_boot(struct options *options, enum options_boot boot, co
     if (options->boot != OPTIONS_NO_BOOT) {
         return error_set(
             err, EXIT_USAGE,
-            "only one of --kernel, --firmware, --flat and --multiboot can be given, and once; " HINT);
+            "only one of --kernel, --firmware, --flat and --multiboot can be given, and once");
     }
     options->boot = boot;
     options->file = strdup(file);
@@ -129,7 +235,7 @@ static bool options_set_flat(struct options *options, const char *text, struct e
     const char *at = strrchr(text, '@');
 
     if (at == NULL || at == text) {
-        return error_set(err, EXIT_USAGE, "--flat: '%s' is not FILE@ADDRESS; " HINT, text);
+        return error_set(err, EXIT_USAGE, "--flat: '%s' is not FILE@ADDRESS", text);
     }
     if (!options_number("flat", at + 1, UINT64_MAX, 0, &options->flat_address, err) ||
         !options_set_boot(options, OPTIONS_FLAT, text, err)) {
@@ -162,7 +268,7 @@ static bool options_set_timeout(struct options *options, const char *text, struc
 
     /* The upper bound, three years, keeps the nanoseconds well inside 64 bits. */
     if (end == text || *end != '\0' || !(seconds > 0 && seconds < 1e8)) {
-        return error_set(err, EXIT_USAGE, "--timeout: '%s' is not a number of seconds; " HINT, text);
+        return error_set(err, EXIT_USAGE, "--timeout: '%s' is not a number of seconds", text);
     }
     options->machine.timeout = seconds;
     return true;
@@ -171,7 +277,7 @@ static bool options_set_timeout(struct options *options, const char *text, struc
 static bool options_set_engine(struct options *options, const char *name, struct error *err)
 {
     if (strcmp(name, "auto") != 0 && strcmp(name, "kvm") != 0 && strcmp(name, "soft") != 0) {
-        return error_set(err, EXIT_USAGE, "--engine: '%s' is none of auto, kvm and soft; " HINT, name);
+        return error_set(err, EXIT_USAGE, "--engine: '%s' is none of auto, kvm and soft", name);
     }
     options->machine.engine = name;
     return true;
@@ -187,19 +293,28 @@ static bool options_set_machine(struct options *options, int option, const char 
             return false;
         }
         if (number == 0) {
-            return error_set(err, EXIT_USAGE, "--cpus: a machine needs at least one processor; " HINT);
+            return error_set(err, EXIT_USAGE, "--cpus: a machine needs at least one processor");
         }
         options->machine.cpus = (unsigned)number;
         return true;
     case OPT_MEMORY:
         return memory_parse_size(value, &options->machine.memory) ||
-               error_set(err, EXIT_USAGE, "--memory: '%s' is not a size such as 512M or 2G; " HINT, value);
+               error_set(err, EXIT_USAGE, "--memory: '%s' is not a size such as 512M or 2G", value);
     case OPT_ENGINE:
         return options_set_engine(options, value, err);
     case OPT_DEBUG_EXIT:
         return options_port("debug-exit", value, &options->machine.debug_exit, err);
     case OPT_DEBUG_CONSOLE:
         return options_port("debug-console", value, &options->machine.debug_console, err);
+    case OPT_BANDWIDTH:
+        if (!options_number("bandwidth", value, UINT64_MAX / MEMORY_MIB, 10, &options->bandwidth, err)) {
+            return false;
+        }
+        return options->bandwidth > 0 || error_set(err, EXIT_USAGE, "--bandwidth: with 0 MiB/s nothing would move");
+    case OPT_DOWNTIME:
+        return options_number("downtime", value, 1000000000, 10, &options->downtime, err);
+    case OPT_ROUNDS:
+        return options_number("rounds", value, 1000000, 10, &options->rounds, err);
     default:
         return options_set_timeout(options, value, err);
     }
@@ -229,6 +344,22 @@ static bool options_set(struct options *options, int option, const char *value, 
     case OPT_QUIET:
         options->quiet = true;
         return true;
+    case OPT_CONTROL:
+        options->control = value;
+        options->machine.track = true;
+        return true;
+    case OPT_SHOW_DOWNTIME:
+        options->show_downtime = true;
+        return true;
+    case OPT_KEEP:
+        options->keep = true;
+        return true;
+    case OPT_FORCE:
+        options->force = true;
+        return true;
+    case OPT_RESUME:
+        options->resume = true;
+        return true;
     case OPT_HELP:
         options->help = true;
         return true;
@@ -237,54 +368,102 @@ static bool options_set(struct options *options, int option, const char *value, 
     }
 }
 
+/* All operands that the verb has, and no more. */
+static bool options_take_operands(struct options *options, int argc, char **argv, struct error *err)
+{
+    const char *const *names = verb_rows[options->verb].operands;
+    unsigned count = 0;
+
+    while (count < OPTIONS_MAX_OPERANDS && names[count] != NULL) {
+        count++;
+    }
+    if (options->resume) {
+        count--; /* no TARGET */
+    }
+    for (unsigned i = 0; i < count; i++) {
+        if (optind == argc) {
+            return error_set(err, EXIT_USAGE, "%s is missing", names[i]);
+        }
+        options->operands[i] = argv[optind++];
+    }
+    return optind == argc ||
+           error_set(err, EXIT_USAGE, count == 0 ? "'%s' is not an option" : "'%s' is one word too many", argv[optind]);
+}
+
 static bool options_check(const struct options *options, struct error *err)
 {
+    if (options->verb != OPTIONS_RUN) {
+        return true;
+    }
     if (options->boot == OPTIONS_NO_BOOT) {
         return error_set(err, EXIT_USAGE,
-                         "nothing to run: give --kernel, --firmware, --flat or --multiboot; " HINT);
+                         "nothing to run: give --kernel, --firmware, --flat or --multiboot");
     }
     if (options->boot != OPTIONS_KERNEL && options->boot != OPTIONS_MULTIBOOT &&
         (options->append != NULL || options->module_count > 0)) {
         return error_set(err, EXIT_USAGE,
-                         "--append, --initrd and --module go with --kernel or --multiboot; " HINT);
+                         "--append, --initrd and --module go with --kernel or --multiboot");
     }
     if (options->boot == OPTIONS_KERNEL && options->module_count > 1) {
-        return error_set(err, EXIT_USAGE, "a Linux kernel takes one --initrd and no --module; " HINT);
+        return error_set(err, EXIT_USAGE, "a Linux kernel takes one --initrd and no --module");
     }
     return true;
 }
 
-bool options_parse(int argc, char **argv, struct options *options, struct error *err)
+static bool options_read(int argc, char **argv, struct options *options, struct error *err)
 {
+    struct option long_options[OPTION_ROWS + 1] = {0};
+    size_t count = 0;
     int option;
 
-    *options = (struct options){0};
+    for (size_t i = 0; i < OPTION_ROWS; i++) {
+        if ((option_rows[i].verbs >> options->verb & 1) != 0) {
+            long_options[count++] =
+                (struct option){option_rows[i].name, option_rows[i].has_value, NULL, option_rows[i].option};
+        }
+    }
+    optind = 0;
+    opterr = 0;
+    while ((option = getopt_long(argc, argv, ":", long_options, NULL)) != -1) {
+        if (option == ':') {
+            return error_set(err, EXIT_USAGE, "%s needs a value", argv[optind - 1]);
+        }
+        if (option == '?') {
+            return error_set(err, EXIT_USAGE, "unknown option '%s'", argv[optind - 1]);
+        }
+        if (!options_set(options, option, optarg, err)) {
+            return false;
+        }
+    }
+    return options->help || (options_take_operands(options, argc, argv, err) && options_check(options, err));
+}
+
+bool options_parse(int argc, char **argv, struct options *options, struct error *err)
+{
+    *options = (struct options){.downtime = DEFAULT_DOWNTIME, .rounds = DEFAULT_ROUNDS};
     options->machine = (struct machine_config){.cpus = 1,
                                                .memory = DEFAULT_MEMORY,
                                                .debug_exit = MACHINE_NO_PORT,
                                                .debug_console = MACHINE_NO_PORT,
                                                .in = STDIN_FILENO,
                                                .out = STDOUT_FILENO};
-    optind = 0;
-    opterr = 0;
-    while ((option = getopt_long(argc, argv, ":", long_options, NULL)) != -1) {
-        if (option == ':') {
-            return error_set(err, EXIT_USAGE, "%s needs a value; " HINT, argv[optind - 1]);
-        }
-        if (option == '?') {
-            return error_set(err, EXIT_USAGE, "unknown option '%s'; " HINT, argv[optind - 1]);
-        }
-        if (!options_set(options, option, optarg, err)) {
-            return false;
-        }
+    while (strcmp(argv[0], verb_rows[options->verb].name) != 0) {
+        options->verb++;
     }
-    if (options->help) {
+    if (options_read(argc, argv, options, err)) {
         return true;
     }
-    if (optind < argc) {
-        return error_set(err, EXIT_USAGE, "'%s' is not an option; " HINT, argv[optind]);
+    if (err->code == EXIT_USAGE) {
+        options_add_hint(options, err);
     }
-    return options_check(options, err);
+    return false;
+}
+
+void options_add_hint(const struct options *options, struct error *err)
+{
+    size_t used = strlen(err->text);
+
+    snprintf(err->text + used, sizeof(err->text) - used, "; try 'bulkhead %s --help'", verb_rows[options->verb].name);
 }
 
 void options_free(struct options *options)
