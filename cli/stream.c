@@ -144,6 +144,8 @@ static int stream_patience(const struct stream *stream)
 
 static bool stream_write_all(struct stream *stream, const uint8_t *data, size_t size, struct error *err)
 {
+    uint64_t begin = timers_monotonic();
+
     stream->torn = true;
     while (size > 0) {
         /* A pipe that poll calls writable takes this much without blocking; a file always takes everything. */
@@ -165,6 +167,7 @@ static bool stream_write_all(struct stream *stream, const uint8_t *data, size_t 
         }
     }
     stream->torn = false;
+    stream->busy += timers_monotonic() - begin;
     return true;
 }
 

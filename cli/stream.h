@@ -36,6 +36,7 @@ struct stream {
     uint8_t *buffer; /* a frame's header and body */
     uint64_t written, read; /* frames so far */
     uint64_t bytes; /* of both directions */
+    uint64_t busy; /* nanoseconds that writing has taken */
     bool torn; /* it ends inside a frame: nothing more can be written */
     char tag[5]; /* the frame that was read last */
     uint32_t length;

@@ -13,7 +13,7 @@
 #define NS_PER_MS UINT64_C(1000000)
 #define PROGRESS_NS (100 * NS_PER_MS)
 
-/* A round with less than this says nothing about how fast the connection is. */
+/* A round with less than this says little about how fast the connection is. */
 #define TELLING_BYTES MEMORY_MIB
 
 struct transfer {
@@ -27,7 +27,7 @@ struct transfer {
     bool decided; /* what the client says is too late */
     uint64_t paused_at;
     uint64_t begin; /* of the request */
-    uint64_t round_begin, round_bytes; /* time and stream when the round began */
+    uint64_t round_begin, round_bytes, round_busy; /* time and stream when the round began */
     uint64_t told; /* time of the last progress */
     struct message figures;
 };
@@ -93,16 +93,29 @@ static bool transfer_refused(struct transfer *transfer, struct error *err)
                      (int)transfer->stream.length, (const char *)stream_body(&transfer->stream));
 }
 
+/* The rate of this round, or until that can be told, of all before; looking for zeros does not count. Where there is a
+ * limit the connection may look faster than it is, as each piece finds its buffers empty. */
+static void transfer_measure(struct transfer *transfer)
+{
+    const struct stream *stream = &transfer->stream;
+    bool telling = stream->bytes - transfer->round_bytes >= TELLING_BYTES;
+    uint64_t bytes = stream->bytes - (telling ? transfer->round_bytes : 0);
+    uint64_t busy = stream->busy - (telling ? transfer->round_busy : 0);
+    uint64_t limit = transfer->request->bandwidth;
+    uint64_t rate = timers_scale(bytes, NS_PER_S, busy + 1);
+
+    if (telling || transfer->figures.rate == 0 || transfer->figures.rounds <= 1) {
+        transfer->figures.rate = limit != 0 && rate > limit ? limit : rate;
+    }
+}
+
 static bool transfer_tick(void *context, uint64_t pages, struct error *err)
 {
     struct transfer *transfer = context;
     uint64_t now = timers_monotonic();
-    uint64_t bytes = transfer->stream.bytes - transfer->round_bytes;
 
     transfer->figures.left -= pages * MEMORY_PAGE;
-    if (bytes >= TELLING_BYTES && now > transfer->round_begin) {
-        transfer->figures.rate = timers_scale(bytes, NS_PER_S, now - transfer->round_begin);
-    }
+    transfer_measure(transfer);
     if (now - transfer->told >= PROGRESS_NS) {
         transfer_tell(transfer, now);
     }
@@ -125,6 +138,7 @@ static bool transfer_send_round(struct transfer *transfer, struct error *err)
     transfer->figures.total = transfer->figures.left = pages * MEMORY_PAGE;
     transfer->round_begin = timers_monotonic();
     transfer->round_bytes = transfer->stream.bytes;
+    transfer->round_busy = transfer->stream.busy;
     transfer_tell(transfer, transfer->round_begin);
     return image_write_pages(&transfer->stream, transfer->machine, transfer->bitmap, again, &tick, err);
 }
