@@ -23,6 +23,7 @@ struct transfer {
     struct stream stream;
     uint64_t *bitmap; /* pages to send */
     bool paused;
+    bool written; /* the client was told that all is in its file */
     bool stored; /* the client has said so */
     bool decided; /* what the client says is too late */
     uint64_t paused_at;
@@ -50,7 +51,7 @@ static bool transfer_look(void *context, struct error *err)
     if (!message_receive(transfer->client, &message, &fd, err)) {
         return error_set(err, EXIT_FAILED, "the command that asked for it is gone");
     }
-    if (message.kind == MESSAGE_STORED && transfer->paused) {
+    if (message.kind == MESSAGE_STORED && transfer->written) {
         transfer->stored = true;
         return true;
     }
@@ -224,6 +225,7 @@ static bool transfer_wait_stored(struct transfer *transfer, struct error *err)
 {
     const struct message written = {.kind = MESSAGE_WRITTEN};
 
+    transfer->written = true;
     if (!message_send(transfer->client, &written, -1, true, err)) {
         return false;
     }
@@ -237,19 +239,20 @@ static bool transfer_wait_stored(struct transfer *transfer, struct error *err)
 
 static bool transfer_save(struct transfer *transfer, enum transfer_outcome *outcome, struct error *err)
 {
-    const char *name = transfer->request->text;
-
     if (!transfer_pause(transfer, err) || !transfer_all_pages(transfer, err) ||
         !image_write_head(&transfer->stream, transfer->machine, err) || !transfer_send_round(transfer, err) ||
-        !image_write_tail(&transfer->stream, transfer->machine, false, err) || !transfer_wait_stored(transfer, err)) {
+        !image_write_tail(&transfer->stream, transfer->machine, false, err)) {
         return false;
     }
     if (transfer->request->keep) {
         transfer_resume(transfer);
-        return true;
+        return transfer_wait_stored(transfer, err);
+    }
+    if (!transfer_wait_stored(transfer, err)) {
+        return false;
     }
     *outcome = TRANSFER_GONE;
-    machine_end(transfer->machine, MACHINE_SAVED, EXIT_OK, "saved to %s", name);
+    machine_end(transfer->machine, MACHINE_SAVED, EXIT_OK, "saved to %s", transfer->request->text);
     return true;
 }
 

@@ -25,23 +25,26 @@ def boot(field, guest_files):
 
 
 def saved(field, machine):
+    """The machine that goes on, and what was printed until then."""
     file = field.new_path()
     code, text = field.ask('save', machine.control, file)
     expect(code == 0, f'save ends with {code}', text, machine.messages)
     expect(field.done(machine) == 0, 'the saved machine', machine.messages)
-    return field.start('restore', file)
+    return field.start('restore', file), machine.console
 
 
 def moved(field, machine):
     """There, over one kind of socket, and back again, over the other."""
+    console = b''
     for address in (f'unix:{field.new_path()}', 'tcp:127.0.0.1:0'):
         target, address = field.receive(address)
         code, text = field.ask('migrate', machine.control, address)
         expect(code == 0, f'migrate ends with {code}', text, machine.messages, target.messages)
         expect(field.done(machine) == 0, 'the source', machine.messages)
         print(text.splitlines()[-1])
+        console += machine.console
         machine = target
-    return machine
+    return machine, console
 
 
 def main():
@@ -51,17 +54,17 @@ def main():
         console = b''
         for moment in MOMENTS:
             # Most of it may have been printed before.
-            machine.wait_for(lambda seen, moment=moment, before=console: moment.encode() in before + seen.console, moment)
-            past = machine
-            machine = {'saved': saved, 'moved': moved}[mode](field, past)
-            console += past.console
+            machine.wait_for(lambda seen, moment=moment, past=console: moment.encode() in past + seen.console, moment)
+            machine, printed = {'saved': saved, 'moved': moved}[mode](field, machine)
+            console += printed
             print(f'{mode} after {moment or "nothing"!r}: {len(console)} bytes of console')
         code = field.done(machine)
         console += machine.console
         text = console.decode('utf-8', 'replace')
-        expect(code == 0 and 'powered off' in machine.messages, f'the guest ends with exit code {code}', text, machine.messages)
+        expect(code == 0 and 'powered off' in machine.messages, f'the guest ends with exit code {code}', text,
+               machine.messages)
         expect('bulkhead-guest: cpus=2\r\n' in text, 'user space does not say: 2 processors', text)
-        expect(text.count('Linux version') == 1 and text.count('Run /init') == 1, 'a part comes twice, or not at all', text)
+        expect(text.count('Linux version') == 1 and text.count('Run /init') == 1, 'a part comes twice, or never', text)
 
 
 main()

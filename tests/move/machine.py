@@ -1,4 +1,4 @@
-"""Machines of the `bulkhead` command for the tests that save and move them, and what the ticking guest must have said."""
+"""Machines of the `bulkhead` command for the tests that save and move them, and what the ticking guest has to say."""
 
 import contextlib
 import os
@@ -166,6 +166,7 @@ def expect_error(what, result, code, *texts):
     """One clear line and nothing else."""
     seen, text = result
     lines = [line for line in text.splitlines() if not line.startswith('round ')]
-    expect(seen == code and len(lines) == 1 and lines[0].startswith('bulkhead: ') and all(part in text for part in texts),
+    good = seen == code and len(lines) == 1 and lines[0].startswith('bulkhead: ')
+    expect(good and all(part in text for part in texts),
            f'{what}: exit code {seen} instead of {code}, or not one line with all of {texts}', text)
     print('ok', what, '--', lines[0])

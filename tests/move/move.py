@@ -141,7 +141,7 @@ def expect_there(field, source, target, what):
 
 def expect_nowhere(field, source, target, what):
     """The source does not know, and stays as it is until it is told."""
-    source.wait_for(lambda seen: 'migrate --resume' in seen.messages, f'{what}: sentence of the source about what to do')
+    source.wait_for(lambda seen: 'migrate --resume' in seen.messages, f'{what}: word of the source on what to do')
     before = source.console
     expect_error(f'{what}: nothing else is served', field.ask('save', source.control, field.path('no')), 1, 'paused')
     expect(source.console == before, f'{what}: the source runs')
@@ -183,8 +183,8 @@ def step(field, tag, number, action, expected):
 
 
 def test_steps(field):
-    for tag, number in ((b'CONF', 0), (b'PAGE', 0), (b'PAGE', 1), (b'DEVS', 0), (b'HOST', 0), (b'PART', 0), (b'END_', 0),
-                        (b'REDY', 0)):
+    for tag, number in ((b'CONF', 0), (b'PAGE', 0), (b'PAGE', 1), (b'DEVS', 0), (b'HOST', 0), (b'PART', 0),
+                        (b'END_', 0), (b'REDY', 0)):
         step(field, tag, number, kill_source, 'lost')
         step(field, tag, number, kill_target, 'here')
         step(field, tag, number, cut, 'here')
@@ -234,7 +234,8 @@ def test_random(field, count):
             process.send_signal(signal.SIGINT if victim == 'interrupt' else signal.SIGKILL)
             text = command.stderr.read().decode()
             code = command.wait(timeout=SECONDS)
-        result = settle(field, source, target, address, victim, f'{n}: {victim} after {after:.4f} s, exit code {code}, {text}')
+        result = settle(field, source, target, address, victim,
+                        f'{n}: {victim} after {after:.4f} s, exit code {code}, {text}')
         came[victim, result] = came.get((victim, result), 0) + 1
     for (victim, result), times in sorted(came.items()):
         print(f'{times:4} times {victim}: {result}')
@@ -250,7 +251,8 @@ def settle(field, source, target, address, victim, what):
     if target.console:
         if victim != 'target':
             target.wait_tick()
-        expect(victim in ('source', 'target') or field.done(source) == 0, f'{what}: the source goes on', source.messages)
+        expect(victim in ('source', 'target') or field.done(source) == 0, f'{what}: the source goes on',
+               source.messages)
         if victim == 'target':
             # It may have run until it was killed; the source has ended, or keeps what it has.
             source.wait_for(lambda seen: seen.open == 0 or '--resume' in seen.messages, f'{what}: word of the source')
@@ -322,14 +324,12 @@ def test_ends(field):
     source.wait_for(lambda seen: b'm\n' in seen.console, 'line that says that it hurries')
     target, address = field.receive('tcp:0')
     result = field.path('json')
-    code, text = field.ask('migrate', source.control, address.replace('0.0.0.0', 'localhost'), '--rounds', '3', '--downtime',
-                           '0', '--json', result)
+    code, text = field.ask('migrate', source.control, address.replace('0.0.0.0', 'localhost'), '--rounds', '3',
+                           '--downtime', '0', '--json', result)
     with open(result, encoding='utf-8') as file:
         summary = json.load(file)
-    # Where the processor is slow enough, a round may find nothing written.
-    fast = os.environ.get('BULKHEAD_ENGINE') == 'soft'
-    expect(code == 0 and summary['rounds'] in ([4] if fast else [2, 3, 4]) and summary['result'] == 'moved', 'rounds',
-           text, summary)
+    # One with the guest paused comes behind them. A guest that got no processor has written nothing: the last round.
+    expect(code == 0 and 2 <= summary['rounds'] <= 4 and summary['result'] == 'moved', 'rounds', text, summary)
     expect(summary['bytes'] > 1 << 20, 'what was written is not sent', summary)
     expect(field.done(source) == 0, 'rounds: the source', source.messages)
     target.wait_tick()

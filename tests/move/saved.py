@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Saves the ticking guest to files and restores it: again and again without a tick lost or doubled; what a file, a pipe or
-a disk can be in the way of it; and files that are damaged, one way after the other.
+"""Saves the ticking guest to files and restores it: again and again without a tick lost or doubled; what a file, a pipe
+or a disk can do to that; and files that are damaged, one way after the other.
 
 usage: saved.py chain BULKHEAD GUEST COUNT
        saved.py ways BULKHEAD GUEST
@@ -39,7 +39,8 @@ def test_chain(field, count):
         machine.wait_tick()
         code, text = field.ask('save', machine.control, file, '--quiet')
         expect(code == 0, f'{n}: save ends with {code}', text, machine.messages)
-        expect(field.done(machine) == 0 and f'saved to {file}' in machine.messages, f'{n}: the machine', machine.messages)
+        expect(field.done(machine) == 0 and f'saved to {file}' in machine.messages, f'{n}: the machine',
+               machine.messages)
         machine = field.start('restore', file)
         machines.append(machine)
     machine.wait_tick()
@@ -144,7 +145,8 @@ def test_ways(field):
     test_interrupted(field)
     for what, name, text in (('nothing there', field.path('none'), 'No such file'),
                              ('a directory', field.folder.name, 'directory'),
-                             ('another file', field.guest, 'no saved machine'), ('nothing in it', '/dev/null', 'no saved')):
+                             ('another file', field.guest, 'no saved machine'),
+                             ('nothing in it', '/dev/null', 'no saved machine')):
         expect_error(f'restore: {what}', field.ask('restore', name), 1, text)
 
 

@@ -1,6 +1,6 @@
-; tick.asm: counts in memory and prints each count as a line of 8 hexadecimal digits. Between two lines it writes to a few
-; pages, so that there is something to send again. The count never ends by itself, but a byte of input decides: 'p' powers
-; off, 'r' asks for a reset, 'm' prints a line with an m, and from then on 8 MiB are written over and over (from 1 MiB on),
+; tick.asm: counts in memory and prints each count as a line of 8 hexadecimal digits. Between two lines it writes to a
+; few pages, so that there is something to send again. It goes on for ever, but a byte of input decides: 'p' powers off,
+; 'r' asks for a reset, 'm' prints a line with an m, and from then on 8 MiB are written over and over (from 1 MiB on),
 ; which no connection can follow.
 
                 org     0x7c00
