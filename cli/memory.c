@@ -2,9 +2,11 @@
 #include "memory.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 static uint8_t *memory_allocate(uint64_t size)
 {
@@ -167,6 +169,31 @@ void memory_mark(const struct memory *memory, uint64_t gpa, uint64_t size)
 
     for (uint64_t page = first / MEMORY_PAGE; page <= (first + size - 1) / MEMORY_PAGE; page++) {
         atomic_fetch_or(&memory->marks[page / 64], UINT64_C(1) << page % 64);
+    }
+}
+
+/* A page of the process that is present or swapped out (Documentation/admin-guide/mm/pagemap.rst). */
+#define PAGEMAP_TOUCHED (UINT64_C(3) << 62)
+
+void memory_drop_untouched(const struct memory *memory, uint64_t *bitmap)
+{
+    enum { BATCH = 512 };
+    uint64_t entries[BATCH];
+    uint64_t first = (uint64_t)(uintptr_t)memory->ram / MEMORY_PAGE, pages = memory_pages(memory);
+    int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+
+    for (uint64_t page = 0; fd >= 0 && page < pages; page += BATCH) {
+        uint64_t count = pages - page < BATCH ? pages - page : BATCH;
+        ssize_t got = pread(fd, entries, count * sizeof(entries[0]), (off_t)((first + page) * sizeof(entries[0])));
+
+        for (uint64_t i = 0; got > 0 && i < (uint64_t)got / sizeof(entries[0]); i++) {
+            if ((entries[i] & PAGEMAP_TOUCHED) == 0) {
+                bitmap[(page + i) / 64] &= ~(UINT64_C(1) << (page + i) % 64);
+            }
+        }
+    }
+    if (fd >= 0) {
+        close(fd);
     }
 }
 

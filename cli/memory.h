@@ -63,6 +63,10 @@ uint64_t memory_pages(const struct memory *memory);
 size_t memory_words(const struct memory *memory);
 uint64_t memory_page_address(const struct memory *memory, uint64_t page);
 
+/* Clears the bits in BITMAP of pages that nobody has ever touched, which are zero: reading them would make the host hold
+ * page tables for them. */
+void memory_drop_untouched(const struct memory *memory, uint64_t *bitmap);
+
 /* The command has written to RAM in the guest's place, which the platform does not see. Any thread. */
 void memory_mark(const struct memory *memory, uint64_t gpa, uint64_t size);
 

@@ -144,7 +144,7 @@ static bool transfer_send_round(struct transfer *transfer, struct error *err)
     return image_write_pages(&transfer->stream, transfer->machine, transfer->bitmap, again, &tick, err);
 }
 
-/* BITMAP has all pages. */
+/* BITMAP has all pages that may hold something. */
 static bool transfer_all_pages(struct transfer *transfer, struct error *err)
 {
     uint64_t pages = memory_pages(&transfer->machine->memory);
@@ -158,6 +158,7 @@ static bool transfer_all_pages(struct transfer *transfer, struct error *err)
     if (pages % 64 != 0) {
         transfer->bitmap[words - 1] = (UINT64_C(1) << pages % 64) - 1;
     }
+    memory_drop_untouched(&transfer->machine->memory, transfer->bitmap);
     return true;
 }
 
@@ -184,7 +185,7 @@ static bool transfer_rounds(struct transfer *transfer, struct error *err)
     size_t size = memory_words(&transfer->machine->memory) * sizeof(*transfer->bitmap);
     bool enough = false;
 
-    /* All are sent, whatever was written before. */
+    /* All are sent, whatever was written before; and what was not when it was looked at, but is by now. */
     if (!transfer_all_pages(transfer, err) || !transfer_take_written(transfer, err)) {
         return false;
     }

@@ -175,6 +175,67 @@ static void test_marks(void **state)
     unmake(machine);
 }
 
+/* xor ax, ax; mov es, ax; mov di, 0x3000; mov dx, 0x3fd; insb; mov dx, 0x604; mov ax, 0x2000; out dx, ax; jmp $ */
+static const uint8_t insb_guest[] = {0x31, 0xc0, 0x8e, 0xc0, 0xbf, 0x00, 0x30, 0xba, 0xfd, 0x03, 0x6c, 0xba,
+                                     0x04, 0x06, 0xb8, 0x00, 0x20, 0xef, 0xeb, 0xfe};
+
+/* An instruction that reads a port into memory is done by the command. */
+static void test_marks_of_emulation(void **state)
+{
+    struct machine *machine = malloc(sizeof(*machine));
+    struct machine_config config = small;
+    struct start start = {0};
+    struct error err = {0};
+    uint64_t bitmap[MEMORY_MIB * 4 / MEMORY_PAGE / 64] = {0};
+    sigset_t none;
+
+    (void)state;
+    assert_non_null(machine);
+    config.track = true;
+    assert_true(machine_create(machine, &config, &err));
+    memcpy(memory_at(&machine->memory, 0x7c00, sizeof(insb_guest)), insb_guest, sizeof(insb_guest));
+    start_set(&start, WHvX64RegisterRip, 0x7c00);
+    start_set_segment(&start, WHvX64RegisterCs, 0, 0, 0xffff, 0x9b);
+    if (!machine_set_up(machine, &start, &err)) {
+        fail_msg("%s", err.text);
+    }
+    sigemptyset(&none);
+    assert_true(machine_run(machine, &none, &err));
+    assert_int_equal(machine->end.kind, MACHINE_POWER_OFF);
+    assert_int_equal(*(uint8_t *)memory_at(&machine->memory, 0x3000, 1), 0x60); /* nothing received, nothing to send */
+    assert_true(memory_take_written(&machine->memory, machine->partition, bitmap, &err));
+    assert_int_equal(bitmap[0] & 0xff, 1 << 3);
+    unmake(machine);
+}
+
+/* A page that was touched stays, wherever it is; the others need not be read. */
+static void test_untouched(void **state)
+{
+    struct machine *machine = make(&large, NULL, 0);
+    size_t words = memory_words(&machine->memory);
+    uint64_t *bitmap = malloc(words * sizeof(*bitmap));
+    const uint64_t pages[] = {0, 4096, memory_pages(&machine->memory) - 1};
+    uint64_t left = 0;
+
+    (void)state;
+    assert_non_null(bitmap);
+    memset(bitmap, 0xff, words * sizeof(*bitmap));
+    for (size_t i = 0; i < 3; i++) {
+        machine->memory.ram[pages[i] * MEMORY_PAGE + 5] = 1;
+    }
+    memory_drop_untouched(&machine->memory, bitmap);
+    for (size_t i = 0; i < 3; i++) {
+        assert_true((bitmap[pages[i] / 64] >> pages[i] % 64 & 1) != 0);
+    }
+    for (size_t i = 0; i < words; i++) {
+        left += (unsigned)__builtin_popcountll(bitmap[i]);
+    }
+    /* The host may have given more around each. */
+    assert_in_range(left, 3, 3 * 512);
+    free(bitmap);
+    unmake(machine);
+}
+
 /* Frames behind a head that is right. */
 struct wrong {
     const char *tag;
@@ -280,6 +341,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip),
         cmocka_unit_test(test_marks),
+        cmocka_unit_test(test_marks_of_emulation),
+        cmocka_unit_test(test_untouched),
         cmocka_unit_test(test_wrong_frames),
         cmocka_unit_test(test_wrong_configurations),
     };
