@@ -76,6 +76,7 @@ static void close_stream(struct stream *stream)
 static void rewind_stream(struct stream *stream)
 {
     assert_int_equal(lseek(stream->fd, 0, SEEK_SET), 0);
+    stream->read = 0;
 }
 
 static void set_page(uint64_t *bitmap, uint64_t page)
@@ -236,6 +237,66 @@ static void test_untouched(void **state)
     unmake(machine);
 }
 
+#define HOUR UINT64_C(3600000000000)
+#define HOST_TIME_AT 12 /* behind the header of the record: the time of day */
+
+/* FROM again in TO, as if it had been written an hour ago. */
+static void copy_earlier(struct stream *from, struct stream *to)
+{
+    struct error err = {0};
+    uint64_t time;
+
+    rewind_stream(from);
+    assert_true(stream_read_head(from, &err) && stream_write_head(to, &err));
+    do {
+        assert_true(stream_read(from, &err));
+        memcpy(stream_body(to), stream_body(from), from->length);
+        if (strcmp(from->tag, "HOST") == 0) {
+            memcpy(&time, stream_body(to) + HOST_TIME_AT, sizeof(time));
+            time -= HOUR;
+            memcpy(stream_body(to) + HOST_TIME_AT, &time, sizeof(time));
+        }
+        assert_true(stream_write(to, from->tag, from->length, &err));
+    } while (strcmp(from->tag, "END_") != 0);
+    rewind_stream(to);
+}
+
+/* The devices' clocks go on where they were, or later by the time that went by, and do not go back on resuming. */
+static void test_downtime(void **state)
+{
+    struct machine *machine = make(&small, NULL, 0);
+    struct stream stream;
+    struct error err = {0};
+
+    (void)state;
+    assert_true(machine_pause(machine, &err));
+    open_stream(&stream);
+    assert_true(image_write_head(&stream, machine, &err) && image_write_tail(&stream, machine, false, &err));
+    for (unsigned show = 0; show < 2; show++) {
+        struct machine *other = malloc(sizeof(*other));
+        struct stream earlier;
+        struct image image;
+        uint64_t stood;
+
+        assert_non_null(other);
+        open_stream(&earlier);
+        copy_earlier(&stream, &earlier);
+        assert_true(image_read_head(&earlier, &image, &err));
+        if (!image_read_machine(&earlier, &image, other, show != 0, &err)) {
+            fail_msg("%s", err.text);
+        }
+        stood = timers_now(&other->timers);
+        /* The list's clock is the host's; an hour is longer than all of this takes. */
+        assert_int_equal(stood > timers_monotonic(), show);
+        machine_resume(other);
+        assert_true(timers_now(&other->timers) >= stood);
+        close_stream(&earlier);
+        unmake(other);
+    }
+    close_stream(&stream);
+    unmake(machine);
+}
+
 /* Frames behind a head that is right. */
 struct wrong {
     const char *tag;
@@ -343,6 +404,7 @@ int main(void)
         cmocka_unit_test(test_marks),
         cmocka_unit_test(test_marks_of_emulation),
         cmocka_unit_test(test_untouched),
+        cmocka_unit_test(test_downtime),
         cmocka_unit_test(test_wrong_frames),
         cmocka_unit_test(test_wrong_configurations),
     };
