@@ -13,6 +13,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+/* How long a client may take for its request: others wait meanwhile. */
+#define REQUEST_MS 10000
+
 int control_connect(const char *path, struct error *err)
 {
     int fd = endpoint_connect_unix(path, SOCK_SEQPACKET, err);
@@ -92,13 +95,21 @@ static void control_transfer(struct control *control, const struct message *requ
     }
 }
 
+/* Whether the client says something before it has taken too long, and before the machine ends. */
+static bool control_wait(const struct control *control, int client)
+{
+    struct pollfd fds[2] = {{.fd = control->stop, .events = POLLIN}, {.fd = client, .events = POLLIN}};
+
+    return poll(fds, 2, REQUEST_MS) > 0 && fds[0].revents == 0;
+}
+
 static void control_serve(struct control *control, int client)
 {
     struct message request, result;
     struct error unused;
     int fd;
 
-    if (!message_receive(client, &request, &fd, &unused)) {
+    if (!control_wait(control, client) || !message_receive(client, &request, &fd, &unused)) {
         return; /* whoever it was is gone, or speaks otherwise */
     }
     switch (request.kind) {
