@@ -163,6 +163,13 @@ static void take_outcome(WHV_PARTITION_HANDLE p, const uint8_t *device, struct o
     for (unsigned int i = 0; i < 18; i++)
         outcome->registers[i] = get_register(p, 0, (WHV_REGISTER_NAME)i);
     assert_ok(WHvGetVirtualProcessorRegisters(p, 0, vector_names, 12, vectors));
+    // AMD's processors save the pointers to the last x87 instruction only while an exception is pending (APM vol. 2 11.4.4,
+    // FXSAVE): the kernel loses them when it switches threads.
+    if (strcmp(engine_name(), "kvm") == 0) {
+        vectors[10].FpControlStatus.LastFpOp = 0;
+        vectors[10].FpControlStatus.LastFpRip = 0;
+        vectors[11].XmmControlStatus.LastFpRdp = 0;
+    }
     for (unsigned int i = 0; i < 12; i++)
         outcome->vectors[i] = vectors[i].Reg128;
     memcpy(outcome->device, device, PAGE);
