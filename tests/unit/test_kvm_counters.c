@@ -206,14 +206,39 @@ static void test_time(void **state)
     struct processor_counters c;
 
     (void)state;
-    v->runtime.total = 5000;
+    v->runtime.own = 1000;
     v->runtime.inside = 4000;
     c = counters();
     assert_int_equal(c.runtime.TotalRuntime100ns, 50);
     assert_int_equal(c.runtime.HypervisorRuntime100ns, 10);
-    v->runtime.total = v->runtime.inside = 10000;
+    v->runtime.inside = 9000;
     tell("halt_wait_ns", 3000);
     assert_int_equal(counters().runtime.TotalRuntime100ns, 70);
+}
+
+// The first runs are measured and then few; what is measured stands for all of them, and nothing for more.
+static void test_measured_runs(void **state)
+{
+    unsigned runs = 0, stand = 0, measured = 0;
+
+    (void)state;
+    while (runs < 16 + 17 * 100) {
+        kvm_runtime_begin(v);
+        stand += v->runtime.weight;
+        measured += v->runtime.weight != 0;
+        kvm_runtime_end(v, NULL);
+        runs++;
+        assert_true(stand <= runs && runs - stand < 17);
+    }
+    assert_int_equal(stand, runs);
+    assert_int_equal(measured, 116);
+    assert_true(v->runtime.own > 0);
+    // Time in KVM_RUN is no time of the engine's.
+    v->runtime = (struct kvm_runtime){0};
+    kvm_runtime_begin(v);
+    v->runtime.inside += 1ull << 62;
+    kvm_runtime_end(v, NULL);
+    assert_int_equal(v->runtime.own, 0);
 }
 
 // KVM's page tables on hardware; without them, the host's.
@@ -248,6 +273,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_figures, setup, teardown),
         cmocka_unit_test_setup_teardown(test_from_creation, setup, teardown),
         cmocka_unit_test_setup_teardown(test_time, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_measured_runs, setup, teardown),
         cmocka_unit_test_setup_teardown(test_memory, setup, teardown),
     };
 

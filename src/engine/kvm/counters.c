@@ -9,23 +9,41 @@
 
 void kvm_runtime_begin(struct kvm_vcpu *v)
 {
-    v->runtime.since = v->runtime.left = x86_host_ticks();
+    struct kvm_runtime *r = &v->runtime;
+    r->weight = 0;
+    if (__builtin_expect(++r->until < KVM_RUNTIME_STRIDE && r->first == KVM_RUNTIME_FIRST, 1))
+        return;
+    r->weight = r->until;
+    r->until = 0;
+    r->first += r->first < KVM_RUNTIME_FIRST;
+    r->inside_before = r->inside;
+    r->since = r->left = x86_host_ticks();
+}
+
+// What is longer than anything that the engine does (the host has given the core to another thread) stands for itself.
+static uint64_t weighted(const struct kvm_runtime *r, uint64_t ticks)
+{
+    return ticks > X86_COUNT_LONG ? ticks : ticks * r->weight;
 }
 
 void kvm_runtime_take(struct kvm_vcpu *v)
 {
+    struct kvm_runtime *r = &v->runtime;
+    if (__builtin_expect(!r->weight, 1))
+        return;
     uint64_t now = x86_host_ticks();
-    v->runtime.total += x86_ticks_between(v->runtime.since, now);
-    v->runtime.since = now;
+    r->own += weighted(r, x86_ticks_between(r->since + (r->inside - r->inside_before), now));
+    r->since = now;
+    r->inside_before = r->inside;
 }
 
-// What an exit took the engine, from the kernel's return to the client's.
+// And what an exit took, from the kernel's return to the client's.
 void kvm_runtime_end(struct kvm_vcpu *v, const WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     struct processor_exits *exits = &v->p.exits;
     struct x86_counted *counted;
     kvm_runtime_take(v);
-    if (!exit)
+    if (!exit || !v->runtime.weight)
         return;
     switch (exit->ExitReason) {
     case WHvRunVpExitReasonX64IoPortAccess: counted = &exits->of_cpu[X86_EXIT_PORT]; break;
@@ -35,7 +53,7 @@ void kvm_runtime_end(struct kvm_vcpu *v, const WHV_RUN_VP_EXIT_CONTEXT *exit)
     case WHvRunVpExitReasonX64InterruptWindow: counted = &exits->window; break;
     default: counted = &exits->other; break;
     }
-    x86_count_add(&counted->ticks, x86_ticks_between(v->runtime.left, v->runtime.since));
+    x86_count_add(&counted->ticks, weighted(&v->runtime, x86_ticks_between(v->runtime.left, v->runtime.since)));
 }
 
 // ---- Figures -----------------------------------------------------------------------------------------------------
@@ -141,9 +159,9 @@ HRESULT kvm_counters(struct vp *vp, struct processor_counters *counters)
         *counters = (struct processor_counters){ 0 };
         counters_sum(rows, sizeof rows / sizeof *rows, v, hz, counters);
         add_kernel(v, &stats, counters);
-        uint64_t total = counters_time(v->runtime.total, hz), inside = counters_time(v->runtime.inside, hz);
-        counters->runtime.TotalRuntime100ns = less(total, stats_sum(v, &stats, STAT(halt_wait_ns)) / 100);
-        counters->runtime.HypervisorRuntime100ns = less(total, inside);
+        uint64_t own = counters_time(v->runtime.own, hz), inside = counters_time(v->runtime.inside, hz);
+        counters->runtime.TotalRuntime100ns = own + less(inside, stats_sum(v, &stats, STAT(halt_wait_ns)) / 100);
+        counters->runtime.HypervisorRuntime100ns = own;
         never_back((uint64_t *)&v->counters_told, counters);
         *counters = v->counters_told;
     }

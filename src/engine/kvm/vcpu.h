@@ -80,12 +80,18 @@ struct kvm_half {
     enum { KVM_HALF_NOTHING, KVM_HALF_ACCESS, KVM_HALF_MSR_READ, KVM_HALF_MSR_WRITE } kind;
 };
 
-// Where a processor's time goes, in ticks of the host's TSC: exact, but for what the host gives to other threads
-// meanwhile.
+// Where a processor's time in runs goes, in ticks of the host's TSC, with what the host gives to other threads
+// meanwhile. KVM_RUN is measured always; the engine's own share, which an exit would feel, is an estimate: the first
+// runs and then one in KVM_RUNTIME_STRIDE (a prime, for a guest's own rhythm) are measured whole.
+#define KVM_RUNTIME_STRIDE 17u
+#define KVM_RUNTIME_FIRST 16u
 struct kvm_runtime {
-    uint64_t total;                     // in runs
     uint64_t inside;                    // in KVM_RUN: the guest, and what the kernel does for it
-    uint64_t since;                     // what `total` holds; while it runs
+    uint64_t own;
+    unsigned until;                     // runs from the last measured one to the next
+    unsigned first;                     // how many of the first are measured
+    unsigned weight;                    // how many runs this one stands for; 0: it is not measured
+    uint64_t since, inside_before;      // what `own` holds in this run
     uint64_t left;                      // when KVM_RUN last came back in this run, or when the run began
 };
 
