@@ -117,6 +117,8 @@ struct counter_row {
 // `object` is the engine's processor, whose ticks go at `hz`. Any thread.
 void counters_sum(const struct counter_row *rows, unsigned count, const void *object, uint64_t hz,
                   struct processor_counters *counters);
+// The figures that come from the same place on every engine.
+void counters_of_processor(const struct processor *p, uint64_t hz, struct processor_counters *counters);
 // In units of 100 ns.
 uint64_t counters_time(uint64_t ticks, uint64_t hz);
 

@@ -58,30 +58,10 @@ void kvm_runtime_end(struct kvm_vcpu *v, const WHV_RUN_VP_EXIT_CONTEXT *exit)
 
 // ---- Figures -----------------------------------------------------------------------------------------------------
 
-#define INSTRUCTION(member, which) COUNTER_TIMED(member, struct kvm_vcpu, p.cpu.counts.instruction[which])
-#define EXIT(member, which) COUNTER_TIMED(member, struct kvm_vcpu, p.exits.which)
-#define EVENT(member, which) COUNTER(events, member, struct kvm_vcpu, p.cpu.counts.which)
-
-// The engine's own: what comes to it, and what it runs on the view.
+// The engine's own: the accesses to MSRs that leave it, and what it runs on the view.
 static const struct counter_row rows[] = {
-    INSTRUCTION(PageInvalidations, X86_COUNT_INVALIDATION),
-    INSTRUCTION(ControlRegisterAccesses, X86_COUNT_CONTROL),
-    EXIT(IoInstructions, of_cpu[X86_EXIT_PORT]),
-    INSTRUCTION(HaltInstructions, X86_COUNT_HALT),
-    INSTRUCTION(CpuidInstructions, X86_COUNT_CPUID),
-    INSTRUCTION(MsrAccesses, X86_COUNT_MSR),
-    EXIT(MsrAccesses, of_cpu[X86_EXIT_MSR]),
-    EXIT(OtherIntercepts, of_cpu[X86_EXIT_EXCEPTION]),
-    EXIT(OtherIntercepts, of_cpu[X86_EXIT_APIC_EOI]),
-    EXIT(OtherIntercepts, other),
-    EXIT(PendingInterrupts, window),
+    COUNTER_TIMED(MsrAccesses, struct kvm_vcpu, p.exits.of_cpu[X86_EXIT_MSR]),
     COUNTER_TIMED(EmulatedInstructions, struct kvm_vcpu, steps),
-    INSTRUCTION(DebugRegisterAccesses, X86_COUNT_DEBUG),
-    EXIT(PageFaultIntercepts, of_cpu[X86_EXIT_MEMORY]),
-    INSTRUCTION(RdpmcInstructions, X86_COUNT_RDPMC),
-    EVENT(PageFaultCount, page_faults),
-    EVENT(ExceptionCount, exceptions),
-    EVENT(InterruptCount, interrupts),
 };
 
 // What the kernel counts beyond that: the sum of `plus`, less `minus`, less what the engine was told of and has counted
@@ -157,6 +137,7 @@ HRESULT kvm_counters(struct vp *vp, struct processor_counters *counters)
     HRESULT hr = kvm_stats_read(v->fd, &stats);
     if (SUCCEEDED(hr)) {
         *counters = (struct processor_counters){ 0 };
+        counters_of_processor(&v->p, hz, counters);
         counters_sum(rows, sizeof rows / sizeof *rows, v, hz, counters);
         add_kernel(v, &stats, counters);
         uint64_t own = counters_time(v->runtime.own, hz), inside = counters_time(v->runtime.inside, hz);

@@ -179,31 +179,12 @@ void runtime_resume(struct vcpu *v)
 
 // ---- The figures -------------------------------------------------------------------------------------------------
 
-#define INSTRUCTION(member, which) COUNTER_TIMED(member, struct vcpu, p.cpu.counts.instruction[which])
-#define EXIT(member, which) COUNTER_TIMED(member, struct vcpu, p.exits.which)
-
-// Where each figure comes from. NestedPageFaultIntercepts and EmulatedInstructions have no row: there is no nested
+// What this engine alone counts. NestedPageFaultIntercepts and EmulatedInstructions have no row: there is no nested
 // virtualisation, and the interpreter runs every instruction in the same way.
 static const struct counter_row rows[] = {
-    INSTRUCTION(PageInvalidations, X86_COUNT_INVALIDATION),
-    INSTRUCTION(ControlRegisterAccesses, X86_COUNT_CONTROL),
-    EXIT(IoInstructions, of_cpu[X86_EXIT_PORT]),
-    INSTRUCTION(HaltInstructions, X86_COUNT_HALT),
-    INSTRUCTION(CpuidInstructions, X86_COUNT_CPUID),
-    INSTRUCTION(MsrAccesses, X86_COUNT_MSR),
-    EXIT(OtherIntercepts, of_cpu[X86_EXIT_RDTSC]),
-    EXIT(OtherIntercepts, of_cpu[X86_EXIT_EXCEPTION]),
-    EXIT(OtherIntercepts, of_cpu[X86_EXIT_APIC_EOI]),
-    EXIT(OtherIntercepts, other),
-    EXIT(PendingInterrupts, window),
+    COUNTER_TIMED(OtherIntercepts, struct vcpu, p.exits.of_cpu[X86_EXIT_RDTSC]),
+    COUNTER_TIMED(Hypercalls, struct vcpu, p.exits.of_cpu[X86_EXIT_HYPERCALL]),
     COUNTER(intercepts, PendingInterrupts.Count, struct vcpu, p.cpu.counts.interrupts),
-    INSTRUCTION(DebugRegisterAccesses, X86_COUNT_DEBUG),
-    EXIT(PageFaultIntercepts, of_cpu[X86_EXIT_MEMORY]),
-    EXIT(Hypercalls, of_cpu[X86_EXIT_HYPERCALL]),
-    INSTRUCTION(RdpmcInstructions, X86_COUNT_RDPMC),
-    COUNTER(events, PageFaultCount, struct vcpu, p.cpu.counts.page_faults),
-    COUNTER(events, ExceptionCount, struct vcpu, p.cpu.counts.exceptions),
-    COUNTER(events, InterruptCount, struct vcpu, p.cpu.counts.interrupts),
     COUNTER(apic, MmioAccessCount, struct vcpu, apic_counts.mmio),
     COUNTER(apic, EoiAccessCount, struct vcpu, apic_counts.eoi),
     COUNTER(apic, TprAccessCount, struct vcpu, apic_counts.tpr),
@@ -222,6 +203,7 @@ HRESULT vcpu_counters(struct vp *vp, struct processor_counters *counters)
     struct runtime *r = &v->runtime;
     uint64_t hz = v->soft->host_hz;
     *counters = (struct processor_counters){ 0 };
+    counters_of_processor(&v->p, hz, counters);
     counters_sum(rows, sizeof rows / sizeof *rows, v, hz, counters);
     // An estimate of a part may be more than that of the whole. The lesser of two that never go back does not either.
     uint64_t own = counters_time(load(&r->engine), hz);
