@@ -49,7 +49,6 @@ static bool migrate_resume(const struct options *options, struct error *err)
 bool cmd_migrate(int argc, char **argv, int *code, struct error *err)
 {
     struct options options;
-    struct error late;
     int json = -1;
     bool good = options_parse(argc, argv, &options, err);
 
@@ -60,11 +59,6 @@ bool cmd_migrate(int argc, char **argv, int *code, struct error *err)
     } else if (good) {
         good = run_open_json(&options, &json, err) && migrate_move(&options, json, err);
     }
-    if (!run_close_json(&options, json, &late) && good) {
-        *err = late;
-        good = false;
-    }
-    options_free(&options);
     *code = EXIT_OK;
-    return good;
+    return run_finish(&options, json, good, err);
 }

@@ -131,7 +131,6 @@ static bool save_machine(const struct options *options, int json, struct error *
 bool cmd_save(int argc, char **argv, int *code, struct error *err)
 {
     struct options options;
-    struct error late;
     int json = -1;
     bool good = options_parse(argc, argv, &options, err);
 
@@ -140,11 +139,6 @@ bool cmd_save(int argc, char **argv, int *code, struct error *err)
     } else if (good) {
         good = run_open_json(&options, &json, err) && save_machine(&options, json, err);
     }
-    if (!run_close_json(&options, json, &late) && good) {
-        *err = late;
-        good = false;
-    }
-    options_free(&options);
     *code = EXIT_OK;
-    return good;
+    return run_finish(&options, json, good, err);
 }

@@ -38,10 +38,13 @@ bool run_open_json(const struct options *options, int *fd, struct error *err)
     return *fd != NO_FD || error_set(err, EXIT_FAILED, "--json %s: %s", target, strerror(errno));
 }
 
-bool run_close_json(const struct options *options, int fd, struct error *err)
+bool run_finish(struct options *options, int json, bool good, struct error *err)
 {
-    return fd == NO_FD || close(fd) == 0 ||
-           error_set(err, EXIT_FAILED, "--json %s: %s", options->json, strerror(errno));
+    if (json != NO_FD && close(json) != 0 && good) {
+        good = error_set(err, EXIT_FAILED, "--json %s: %s", options->json, strerror(errno));
+    }
+    options_free(options);
+    return good;
 }
 
 /* Blocks the signals that end a run, for all threads to come; one that the caller ignores stays ignored. */
@@ -144,7 +147,6 @@ static bool run_verb(struct run *run, const struct run_verb *verb, int json, int
 bool run_command(int argc, char **argv, const struct run_verb *verb, void *own, int *code, struct error *err)
 {
     struct run run = {.own = own, .control = {.listener = -1, .stop = -1}};
-    struct error late;
     int json = NO_FD;
     bool good = options_parse(argc, argv, &run.options, err);
 
@@ -153,10 +155,5 @@ bool run_command(int argc, char **argv, const struct run_verb *verb, void *own, 
     } else if (good) {
         good = run_open_json(&run.options, &json, err) && run_verb(&run, verb, json, code, err);
     }
-    if (!run_close_json(&run.options, json, &late) && good) {
-        *err = late;
-        good = false;
-    }
-    options_free(&run.options);
-    return good;
+    return run_finish(&run.options, json, good, err);
 }

@@ -36,6 +36,8 @@ void run_complete_config(const struct run *run, struct machine_config *config);
 /* Opens what --json names: before the work, as an hour later is a bad time to learn of a typing error. *FD is -1
  * without the option. */
 bool run_open_json(const struct options *options, int *fd, struct error *err);
-bool run_close_json(const struct options *options, int fd, struct error *err);
+/* The end of a verb that has it: closes it, which may fail too, and frees the options. GOOD is how the verb went, and
+ * returned if the rest goes well. */
+bool run_finish(struct options *options, int json, bool good, struct error *err);
 
 #endif
