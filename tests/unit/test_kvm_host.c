@@ -2,7 +2,6 @@
 // fail has its sentence, nothing is left open, and what is offered is what the kernel's table has.
 #include "unit.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -143,18 +142,6 @@ int __wrap_kvm_ioctl(int fd, unsigned long request, void *argument)
     return 0;
 }
 
-static unsigned descriptors(void)
-{
-    DIR *list = opendir("/proc/self/fd");
-    unsigned count = 0;
-
-    assert_non_null(list);
-    while (readdir(list))
-        count++;
-    closedir(list);
-    return count;
-}
-
 static int setup(void **state)
 {
     (void)state;
@@ -166,10 +153,10 @@ static int setup(void **state)
 static struct kvm_host ask(struct engine_status *status)
 {
     struct kvm_host h;
-    unsigned before = descriptors();
+    unsigned before = open_descriptors();
 
     kvm_host_ask(&h);
-    assert_int_equal(descriptors(), before);
+    assert_int_equal(open_descriptors(), before);
     h.hardware = true;
     kvm_host_status(&h, status);
     assert_true(strlen(status->text) > 0 && strlen(status->text) < sizeof status->text - 1);

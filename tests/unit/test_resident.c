@@ -1,7 +1,6 @@
 // Resident pages by the files of /proc: real ones, made-up ones with what this host may not have, and none.
 #include "unit.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdbool.h>
@@ -168,18 +167,6 @@ static void test_parts(void **state)
 
 // ---- Errors ----------------------------------------------------------------------------------------------
 
-static unsigned descriptors(void)
-{
-    DIR *d = opendir("/proc/self/fd");
-    unsigned n = 0;
-
-    assert_non_null(d);
-    while (readdir(d))
-        n++;
-    closedir(d);
-    return n;
-}
-
 static void test_errors(void **state)
 {
     static uint8_t memory[4 * PAGE] __attribute__((aligned(4096)));
@@ -193,7 +180,7 @@ static void test_errors(void **state)
 
     (void)state;
     memory[PAGE] = 1;
-    open = descriptors();
+    open = open_descriptors();
     for (size_t i = 0; i < sizeof(errors) / sizeof(errors[0]); i++) {
         files.smaps_error = errors[i];
         memset(&r, 0xFF, sizeof(r));
@@ -213,7 +200,7 @@ static void test_errors(void **state)
     files.smaps = NULL;
     assert_int_equal(os_resident(&part, 1, &r), 0);
     assert_int_equal(r.pages_4k, 1);
-    assert_int_equal(descriptors(), open);
+    assert_int_equal(open_descriptors(), open);
 }
 
 int main(void)
