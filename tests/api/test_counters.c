@@ -464,6 +464,31 @@ static void test_exiting(void **state)
     assert_ok(WHvDeletePartition(p));
 }
 
+// A reset resets no figure, the kernel's own as little as the engine's.
+static void test_reset(void **state)
+{
+    static const uint8_t code[] = {0xE6, PORT};
+    WHV_PARTITION_HANDLE p = guest(memory, code, sizeof(code));
+    const UINT32 count = 1000;
+    WHV_PROCESSOR_INTERCEPT_COUNTERS before, after;
+
+    (void)state;
+    for (UINT32 i = 0; i < count; i++)
+        run(p, 0);
+    before = intercepts(p);
+    assert_ok(WHvResetPartition(p));
+    start_at(p, 0, CODE);
+    for (UINT32 i = 0; i < count; i++)
+        run(p, 0);
+    after = intercepts(p);
+    print_message("emulated: %llu, then %llu\n", (unsigned long long)before.EmulatedInstructions.Count,
+                  (unsigned long long)after.EmulatedInstructions.Count);
+    assert_int_equal(before.IoInstructions.Count, count);
+    assert_int_equal(after.IoInstructions.Count, 2 * count);
+    assert_true(after.EmulatedInstructions.Count >= before.EmulatedInstructions.Count * 3 / 2);
+    assert_ok(WHvDeletePartition(p));
+}
+
 // A processor that sleeps in its run does not run.
 static void test_parked(void **state)
 {
@@ -646,6 +671,7 @@ int main(void)
         cmocka_unit_test(test_starts_over),
         cmocka_unit_test(test_computing),
         cmocka_unit_test(test_exiting),
+        cmocka_unit_test(test_reset),
         cmocka_unit_test(test_parked),
         cmocka_unit_test(test_private_pages),
         cmocka_unit_test(test_shared_pages),

@@ -118,8 +118,6 @@ static HRESULT set_up(struct kvm_vcpu *v, bool used)
         hr = kvm_state_store_apic_base(v);
     // KVM looks for the destinations of messages in a map that it does not make anew for a processor that is
     // only created.
-    if (SUCCEEDED(hr))
-        hr = kvm_counters_start(v, used);
     if (SUCCEEDED(hr) && v->kvm->apic)
         hr = kvm_apic_reset(&v->kvm->interrupts, v->fd, vp->index);
     if (SUCCEEDED(hr))
@@ -148,6 +146,8 @@ HRESULT kvm_vcpu_create(struct vp *vp)
     v->run = kvm->kept[vp->index].run;
     vp->engine_data = v;
     hr = set_up(v, used);
+    if (SUCCEEDED(hr))
+        hr = kvm_counters_start(v, used);
     if (FAILED(hr)) {
         vp->engine_data = NULL;
         munmap(v, kvm_vcpu_size(kvm));
