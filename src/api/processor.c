@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "api/call.h"
+#include "partition/policy.h"
 
 // NUMA nodes are not exposed: there is node 0.
 static bool properties_valid(const WHV_VIRTUAL_PROCESSOR_PROPERTY *properties, UINT32 count)
@@ -98,7 +99,7 @@ HRESULT WINAPI WHvRunVirtualProcessor(WHV_PARTITION_HANDLE Partition, UINT32 VpI
     if (SUCCEEDED(hr)) {
         hr = resume_time(call.partition);
         if (SUCCEEDED(hr))
-            hr = call.partition->engine->vp_run(vp, &exit);
+            hr = call.partition->policy ? policy_run(vp, &exit) : call.partition->engine->vp_run(vp, &exit);
         partition_vp_release(vp);
         if (SUCCEEDED(hr))
             write_exit(&exit, ExitContext, ExitContextSizeInBytes);

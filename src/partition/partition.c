@@ -9,6 +9,7 @@
 #include "os/tsc.h"
 #include "partition/handover.h"
 #include "partition/migration.h"
+#include "partition/policy.h"
 
 // The wish has changed: defaults are those of the engines that it allows.
 static void wish_changed_locked(struct partition *p)
@@ -74,13 +75,14 @@ void partition_tear_down_locked(struct partition *p)
         p->engine->vp_destroy(p->vps[i]);
         p->vps[i] = NULL;
     }
+    policy_tear_down_locked(p);
     if (p->engine)
         p->engine->teardown(p);
     p->engine = NULL;
     gpa_map_clear(&p->map);
 }
 
-HRESULT partition_bring_up_locked(struct partition *p)
+static HRESULT choose_and_set_up_locked(struct partition *p)
 {
     char passed[ENGINE_REPORT_SIZE] = "";
     const struct engine *engine;
@@ -111,6 +113,18 @@ HRESULT partition_bring_up_locked(struct partition *p)
     }
     property_defaults(&p->properties, &capabilities);
     engine_report_write(p->engine_report, sizeof(p->engine_report), &p->wish, NULL, &p->properties, passed);
+    return hr;
+}
+
+HRESULT partition_bring_up_locked(struct partition *p)
+{
+    HRESULT hr = choose_and_set_up_locked(p);
+
+    if (FAILED(hr))
+        return hr;
+    hr = policy_set_up_locked(p);
+    if (FAILED(hr))
+        partition_tear_down_locked(p);
     return hr;
 }
 

@@ -65,6 +65,7 @@ struct partition {
     atomic_uint requests;                   // calls without lock or processor that are changing something
     struct migration *migration;            // under lock; migration.c's own, in the states of migration
     struct guest_memory *memory;            // that came with the partition (handover.c)
+    bool policy;                            // fixed at set-up: its runs are policy_run's
     bool show_downtime;                     // under lock: a migration's length is to be seen by the guest
     struct vp *vps[PARTITION_MAX_PROCESSORS];               // under lock; NULL where no processor exists
     _Atomic(struct vp *) vp_memory[PARTITION_MAX_PROCESSORS];   // of every processor that was ever created

@@ -1,0 +1,41 @@
+// A run under what the partition asks of the host.
+#include "partition/policy.h"
+
+HRESULT policy_set_up_locked(struct partition *p)
+{
+    bool wanted = false;
+    HRESULT hr = placement_set_up_locked(p, &wanted);
+
+    if (FAILED(hr))
+        return hr;
+    hr = schedule_set_up_locked(p, &wanted);
+    if (FAILED(hr))
+        placement_tear_down_locked(p);
+    else
+        p->policy = wanted;
+    return hr;
+}
+
+void policy_tear_down_locked(struct partition *p)
+{
+    if (!p->policy)
+        return;
+    schedule_tear_down_locked(p);
+    placement_tear_down_locked(p);
+    p->policy = false;
+}
+
+HRESULT policy_run(struct vp *vp, WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    HRESULT hr = placement_enter(vp);
+
+    if (FAILED(hr))
+        return hr;
+    hr = schedule_enter(vp);
+    if (SUCCEEDED(hr)) {
+        hr = vp->partition->engine->vp_run(vp, exit);
+        schedule_leave(vp);
+    }
+    placement_leave(vp);
+    return hr;
+}
