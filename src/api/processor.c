@@ -56,10 +56,8 @@ HRESULT WINAPI WHvDeleteVirtualProcessor(WHV_PARTITION_HANDLE Partition, UINT32 
 // Hand an exit to a caller whose structure may be an earlier or a later revision of ours.
 static void write_exit(const WHV_RUN_VP_EXIT_CONTEXT *exit, void *buffer, UINT32 size)
 {
-    if (size == sizeof(*exit)) {        // as nearly always: a copy of a length that the compiler knows
-        memcpy(buffer, exit, sizeof(*exit));
+    if (buffer == exit)
         return;
-    }
     if (size > sizeof(*exit)) {
         memset((char *)buffer + sizeof(*exit), 0, size - sizeof(*exit));
         size = sizeof(*exit);
@@ -83,15 +81,18 @@ CHECKED static HRESULT resume_time(struct partition *p)
 HRESULT WINAPI WHvRunVirtualProcessor(WHV_PARTITION_HANDLE Partition, UINT32 VpIndex, VOID *ExitContext,
                                       UINT32 ExitContextSizeInBytes)
 {
-    WHV_RUN_VP_EXIT_CONTEXT exit;
+    WHV_RUN_VP_EXIT_CONTEXT own, *exit = &own;
     struct api_call call;
     struct vp *vp;
     HRESULT hr;
 
     if (!ExitContext)
         return E_POINTER;
-    if (ExitContextSizeInBytes < sizeof(exit.ExitReason))
+    if (ExitContextSizeInBytes < sizeof(exit->ExitReason))
         return WHV_E_INSUFFICIENT_BUFFER;
+    // As nearly always. An engine writes to it with an exit alone.
+    if (ExitContextSizeInBytes == sizeof(*exit) && (uintptr_t)ExitContext % _Alignof(WHV_RUN_VP_EXIT_CONTEXT) == 0)
+        exit = ExitContext;
     hr = api_enter_unlocked(&call, Partition, IN_SET_UP);
     if (FAILED(hr))
         return hr;
@@ -99,10 +100,10 @@ HRESULT WINAPI WHvRunVirtualProcessor(WHV_PARTITION_HANDLE Partition, UINT32 VpI
     if (SUCCEEDED(hr)) {
         hr = resume_time(call.partition);
         if (SUCCEEDED(hr))
-            hr = call.partition->policy ? policy_run(vp, &exit) : call.partition->engine->vp_run(vp, &exit);
+            hr = call.partition->policy ? policy_run(vp, exit) : call.partition->engine->vp_run(vp, exit);
         partition_vp_release(vp);
         if (SUCCEEDED(hr))
-            write_exit(&exit, ExitContext, ExitContextSizeInBytes);
+            write_exit(exit, ExitContext, ExitContextSizeInBytes);
     }
     api_leave(&call);
     return hr;

@@ -48,7 +48,8 @@ HRESULT WINAPI WHvGetVirtualProcessorRegisters(WHV_PARTITION_HANDLE Partition, U
         if (SUCCEEDED(hr) && aligned.values != RegisterValues)
             memcpy((void *)RegisterValues, aligned.values, RegisterCount * sizeof(*RegisterValues));
     }
-    free(aligned.many);
+    if (aligned.many)
+        free(aligned.many);
     api_leave(&call);
     return hr;
 }
@@ -69,7 +70,8 @@ HRESULT WINAPI WHvSetVirtualProcessorRegisters(WHV_PARTITION_HANDLE Partition, U
     hr = align_values(&aligned, RegisterValues, RegisterCount);
     if (SUCCEEDED(hr) && RegisterCount != 0)
         hr = call.partition->engine->set_registers(call.vp, RegisterNames, RegisterCount, aligned.values);
-    free(aligned.many);
+    if (aligned.many)
+        free(aligned.many);
     api_leave(&call);
     return hr;
 }

@@ -42,7 +42,7 @@ bool os_kick_install(void)
 
 int os_kick_accept(void)
 {
-    if (self)
+    if (__builtin_expect(self != 0, 1))
         return self;
     sigset_t set;
     sigemptyset(&set);

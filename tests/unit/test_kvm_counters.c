@@ -98,7 +98,6 @@ static int setup(void **state)
     host = (struct kvm_host){.tsc_khz = 1000000, .stats = true, .hardware = true};     // a tick is a nanosecond
     v = mmap(NULL, sizeof(*v), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     assert_ptr_not_equal(v, MAP_FAILED);
-    turnstile_init(&v->turnstile);
     vp.engine_data = v;
     return 0;
 }
@@ -106,7 +105,6 @@ static int setup(void **state)
 static int teardown(void **state)
 {
     (void)state;
-    turnstile_destroy(&v->turnstile);
     return munmap(v, sizeof(*v));
 }
 

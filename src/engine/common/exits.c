@@ -20,13 +20,11 @@ static void common_part(struct processor *p, WHV_RUN_VP_EXIT_CONTEXT *exit, WHV_
     memset(exit, 0, sizeof *exit);
     exit->ExitReason = reason;
     WHV_VP_EXIT_CONTEXT *c = &exit->VpContext;
-    c->ExecutionState.Cpl = cpu->cpl;
-    c->ExecutionState.Cr0Pe = cpu->cr0 & X86_CR0_PE ? 1 : 0;
-    c->ExecutionState.Cr0Am = cpu->cr0 & X86_CR0_AM ? 1 : 0;
-    c->ExecutionState.EferLma = cpu->efer & X86_EFER_LMA ? 1 : 0;
-    c->ExecutionState.DebugActive = cpu->dr7 & 0xff ? 1 : 0;
-    c->ExecutionState.InterruptionPending = p->pending_valid;
-    c->ExecutionState.InterruptShadow = cpu->interrupt_shadow ? 1 : 0;
+    c->ExecutionState = (WHV_X64_VP_EXECUTION_STATE){
+        .Cpl = cpu->cpl, .Cr0Pe = cpu->cr0 & X86_CR0_PE ? 1 : 0, .Cr0Am = cpu->cr0 & X86_CR0_AM ? 1 : 0,
+        .EferLma = cpu->efer & X86_EFER_LMA ? 1 : 0, .DebugActive = cpu->dr7 & 0xff ? 1 : 0,
+        .InterruptionPending = p->pending_valid, .InterruptShadow = cpu->interrupt_shadow ? 1 : 0,
+    };
     c->Cr8 = cr8 & 15;
     c->Cs = processor_segment(cpu, X86_CS);
     c->Rip = cpu->rip;
@@ -74,10 +72,10 @@ static void port_exit(struct processor *p, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     const struct x86_cpu *cpu = &p->cpu;
     WHV_X64_IO_PORT_ACCESS_CONTEXT *c = &exit->IoPortAccess;
-    c->AccessInfo.IsWrite = cpu->exit.port.write;
-    c->AccessInfo.AccessSize = cpu->exit.port.size;
-    c->AccessInfo.StringOp = cpu->exit.port.string;
-    c->AccessInfo.RepPrefix = cpu->exit.port.rep;
+    c->AccessInfo = (WHV_X64_IO_PORT_ACCESS_INFO){
+        .IsWrite = cpu->exit.port.write, .AccessSize = cpu->exit.port.size, .StringOp = cpu->exit.port.string,
+        .RepPrefix = cpu->exit.port.rep,
+    };
     c->PortNumber = cpu->exit.port.port;
     c->Rax = cpu->slot[X86_RAX];
     c->Rcx = cpu->slot[X86_RCX];
@@ -93,10 +91,11 @@ static void memory_exit(struct processor *p, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     const struct x86_cpu *cpu = &p->cpu;
     WHV_MEMORY_ACCESS_CONTEXT *c = &exit->MemoryAccess;
-    c->AccessInfo.AccessType = cpu->exit.memory.access & X86_WRITE ? WHvMemoryAccessWrite
-                             : cpu->exit.memory.access & X86_EXECUTE ? WHvMemoryAccessExecute : WHvMemoryAccessRead;
-    c->AccessInfo.GpaUnmapped = cpu->exit.memory.unmapped;
-    c->AccessInfo.GvaValid = cpu->exit.memory.gva_valid;
+    c->AccessInfo = (WHV_MEMORY_ACCESS_INFO){
+        .AccessType = cpu->exit.memory.access & X86_WRITE ? WHvMemoryAccessWrite
+                    : cpu->exit.memory.access & X86_EXECUTE ? WHvMemoryAccessExecute : WHvMemoryAccessRead,
+        .GpaUnmapped = cpu->exit.memory.unmapped, .GvaValid = cpu->exit.memory.gva_valid,
+    };
     c->Gpa = cpu->exit.memory.gpa;
     c->Gva = cpu->exit.memory.gva_valid ? cpu->exit.memory.gva : 0;
     if (!(cpu->exit.memory.access & X86_EXECUTE))
@@ -174,9 +173,13 @@ void exit_from_cpu(struct processor *p, WHV_RUN_VP_EXIT_CONTEXT *exit, UINT8 cr8
     };
     common_part(p, exit, reasons[p->cpu.exit.kind], cr8);
     x86_count_add(&p->exits.of_cpu[p->cpu.exit.kind].count, 1);
+    if (X86_LIKELY(p->cpu.exit.kind == X86_EXIT_PORT))      // a jump through a table costs more than the rest
+        return port_exit(p, exit);
+    if (X86_LIKELY(p->cpu.exit.kind == X86_EXIT_MEMORY))
+        return memory_exit(p, exit);
     switch (p->cpu.exit.kind) {
-    case X86_EXIT_PORT: port_exit(p, exit); break;
-    case X86_EXIT_MEMORY: memory_exit(p, exit); break;
+    case X86_EXIT_PORT:
+    case X86_EXIT_MEMORY: break;
     case X86_EXIT_CPUID: cpuid_exit(p, exit); break;
     case X86_EXIT_RDTSC: rdtsc_exit(p, exit); break;
     case X86_EXIT_HYPERCALL: hypercall_exit(p, exit); break;

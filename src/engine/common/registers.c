@@ -585,12 +585,14 @@ HRESULT registers_get(struct processor *p, const struct register_table *own, con
 HRESULT registers_set(struct processor *p, const struct register_table *own, const WHV_REGISTER_NAME *names,
                       UINT32 count, const WHV_REGISTER_VALUE *values)
 {
-    const struct register_row *row;
+    const struct register_row *row, *found[8];     // most calls name fewer
     WHV_REGISTER_VALUE value;           // the caller's may not be aligned
     for (UINT32 n = 0; n < count; n++) {
         HRESULT result = find(p, own, (uint32_t)names[n], &row);
         if (FAILED(result))
             return result;
+        if (n < sizeof found / sizeof found[0])
+            found[n] = row;
         memcpy(&value, &values[n], sizeof value);
         if (!row->set || (row->valid && !row->valid(p, (uint32_t)names[n] - row->first, &value)))
             return HV_INVALID_PARAMETER;
@@ -598,7 +600,7 @@ HRESULT registers_set(struct processor *p, const struct register_table *own, con
     bool settle = p->settle;
     p->settle = false;
     for (UINT32 n = 0; n < count; n++) {
-        row = row_of(own, (uint32_t)names[n]);
+        row = n < sizeof found / sizeof found[0] ? found[n] : row_of(own, (uint32_t)names[n]);
         memcpy(&value, &values[n], sizeof value);
         row->set(p, (uint32_t)names[n] - row->first, &value);
     }

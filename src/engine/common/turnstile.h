@@ -5,24 +5,21 @@
 #ifndef BULKHEAD_TURNSTILE_H
 #define BULKHEAD_TURNSTILE_H
 
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "os/lock.h"
+
+// All zero: nobody has come by yet.
 struct turnstile {
-    pthread_mutex_t lock;               // a processor's state
-    pthread_cond_t admit;               // somebody who waits may come in
-    pthread_cond_t left;                // all who were let in have left
+    struct os_lock lock;                // a processor's state
     _Atomic uint32_t asked;             // tickets given out
     atomic_bool busy;                   // a thread runs the processor, and it is not asleep
     _Atomic uint32_t admitted;          // written under lock; while busy: tickets below this may come in
-    _Atomic uint32_t turn;              // moves on when somebody may come in
-    uint32_t done;                      // under lock: visits that have ended
+    _Atomic uint32_t turn;              // moves on when somebody may come in: who waits for that sleeps on it
+    _Atomic uint32_t done;              // written under lock: visits that have ended; a runner that waits sleeps on it
 };
-
-void turnstile_init(struct turnstile *t);
-void turnstile_destroy(struct turnstile *t);
 
 // Visitor: take a ticket; wait to be let in with it; leave. Between the first two have a processor that is
 // `busy` look up (one that becomes busy later finds the ticket by itself).

@@ -92,6 +92,11 @@ static HRESULT memory(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTE
     return hr;
 }
 
+static HRESULT access(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    return (v->run->exit_reason == KVM_EXIT_IO ? port : memory)(v, step, exit);
+}
+
 // An instruction that KVM's emulator cannot do raises #UD, says KVM, and exits besides where that would be a
 // surprise: at CPL 0. (Not where it has been told to leave the exception out: arch/x86/kvm/x86.c,
 // handle_emulation_failure.)
@@ -258,11 +263,9 @@ HRESULT kvm_exit(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *e
     HRESULT hr;
     bool tells;
     *step = STEP_AGAIN;
+    if (X86_LIKELY(run->exit_reason == KVM_EXIT_IO || run->exit_reason == KVM_EXIT_MMIO))
+        return kvm_view_do(v, access, step, exit);
     switch (run->exit_reason) {
-    case KVM_EXIT_IO:
-        return kvm_view_do(v, port, step, exit);
-    case KVM_EXIT_MMIO:
-        return kvm_view_do(v, memory, step, exit);
     case KVM_EXIT_INTERNAL_ERROR:
     case KVM_EXIT_MEMORY_FAULT:
         return kvm_view_do(v, instruction, step, exit);

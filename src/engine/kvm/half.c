@@ -134,22 +134,23 @@ HRESULT kvm_half_access(struct kvm_vcpu *v)
     bool ambiguous;
     bool found = kvm_undo_exit(&v->p.cpu, v->run, false, &ambiguous, undo);
     v->half.kind = KVM_HALF_ACCESS;
-    if (ambiguous) {
+    if (X86_UNLIKELY(ambiguous)) {
         HRESULT hr = skip(v);
         if (FAILED(hr))
             return hr;
         found = kvm_undo_exit(&v->p.cpu, v->run, true, &ambiguous, undo);
     }
-    if (undo->pending != KVM_PENDING_NOTHING)
-        kvm_undo_keep(&v->before, &v->p.cpu);
     memcpy(v->p.code, undo->bytes, sizeof undo->bytes);
     v->p.code_count = found ? undo->byte_count : 0;
     if (found && (v->p.cpu.rip != v->run->s.regs.regs.rip || undo->rep))
         v->changed |= REGISTER_GENERAL;
-    switch (undo->pending) {
-    case KVM_PENDING_NOTHING:
+    if (undo->pending == KVM_PENDING_NOTHING) {
         v->half.kind = KVM_HALF_NOTHING;
         return S_OK;
+    }
+    kvm_undo_keep(&v->before, &v->p.cpu);
+    switch (undo->pending) {
+    case KVM_PENDING_NOTHING:
     case KVM_PENDING_SKIP:
         return S_OK;
     case KVM_PENDING_INPUT:

@@ -330,13 +330,15 @@ HRESULT kvm_set_registers(struct vp *vp, const WHV_REGISTER_NAME *names, UINT32 
     uint32_t groups;
     kvm_vcpu_stop(v);
     HRESULT hr = registers_groups(&v->p, &own, names, count, &groups);
-    if (SUCCEEDED(hr))
+    if (SUCCEEDED(hr) && (groups & ~v->fresh))
         hr = kvm_state_fetch(v, groups);
     // A processor that is made to wait for its start completes nothing before that.
     if (SUCCEEDED(hr) && (groups & KVM_GROUP_ACTIVITY))
         hr = kvm_half_drop(v);
-    if (SUCCEEDED(hr))
-        hr = (groups & STORED_AT_ONCE ? set_through : set_view)(v, groups, names, count, values);
+    if (SUCCEEDED(hr) && X86_LIKELY(!(groups & STORED_AT_ONCE)))
+        hr = set_view(v, groups, names, count, values);
+    else if (SUCCEEDED(hr))
+        hr = set_through(v, groups, names, count, values);
     kvm_vcpu_go(v);
     return hr;
 }

@@ -123,7 +123,9 @@ static void load_events(struct kvm_vcpu *v)
     p->cpu.nmi_blocked = e->nmi.masked ? 1 : 0;
     p->pending_valid = p->pending_told = false;
     p->pending = (struct x86_exception){ 0 };
-    if (e->exception.injected) {
+    if (X86_LIKELY(!e->exception.injected && !e->nmi.injected && !e->interrupt.injected)) {
+        // as nearly always
+    } else if (e->exception.injected) {
         p->pending = (struct x86_exception){ .vector = e->exception.nr, .has_error = e->exception.has_error_code,
                                              .error = e->exception.error_code };
         p->pending.address = e->exception.nr == X86_PFV ? p->cpu.cr2 : 0;
@@ -354,14 +356,14 @@ void kvm_state_prepare_run(struct kvm_vcpu *v)
 {
     struct kvm_run *run = v->run;
     uint32_t changed = v->changed & KVM_GROUPS_SYNCED;
-    if (v->apic_base != run->s.regs.sregs.apic_base)
+    if (X86_UNLIKELY(v->apic_base != run->s.regs.sregs.apic_base))
         changed |= REGISTER_SYSTEM;
     run->kvm_valid_regs = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS;
     run->kvm_dirty_regs = 0;
     run->cr8 = run->s.regs.sregs.cr8;       // without an APIC of its own KVM takes it from here at each run
     // Taking general registers KVM drops an exception that is queued (arch/x86/kvm/x86.c, __set_regs): it
     // goes with them.
-    if (v->pending_in_kvm && (changed & REGISTER_GENERAL))
+    if (X86_UNLIKELY(v->pending_in_kvm && (changed & REGISTER_GENERAL)))
         changed |= REGISTER_EVENTS;
     if (!changed)
         return;
@@ -369,7 +371,7 @@ void kvm_state_prepare_run(struct kvm_vcpu *v)
         store_general(v);
         run->kvm_dirty_regs |= KVM_SYNC_X86_REGS;
     }
-    if (changed & REGISTER_SYSTEM) {
+    if (X86_UNLIKELY(changed & REGISTER_SYSTEM)) {
         v->seen_stale = true;
         store_system(v);
         run->kvm_dirty_regs |= KVM_SYNC_X86_SREGS;
@@ -398,15 +400,28 @@ int kvm_state_hand_over(struct kvm_vcpu *v)
     return 0;
 }
 
+// memcmp is a call, and a long one behind KVM_RUN, when nothing of it is in the caches any more.
+static bool same_system(const struct kvm_sregs *a, const struct kvm_sregs *b)
+{
+    typedef uint64_t pair __attribute__((vector_size(16), aligned(8), may_alias));
+    const pair *x = (const pair *)a, *y = (const pair *)b;
+    pair differ = { 0 };
+    _Static_assert(sizeof *a % 16 == 8, "the last word is half a pair");
+    for (unsigned n = 0; n < sizeof *a / 16; n++)
+        differ |= x[n] ^ y[n];
+    return !(differ[0] | differ[1] | (a->interrupt_bitmap[3] ^ b->interrupt_bitmap[3]));
+}
+
 void kvm_state_after_run(struct kvm_vcpu *v)
 {
     const struct kvm_sregs *s = &v->run->s.regs.sregs;
     v->apic_base = s->apic_base;
     load_general(v);
-    if (v->seen_stale || memcmp(&v->seen, s, sizeof v->seen)) {
+    if (X86_UNLIKELY(v->seen_stale || !same_system(&v->seen, s))) {
         load_system(v);
         v->seen = *s;
         v->seen_stale = false;
+        v->settled = 0;
     }
     load_events(v);
     v->fresh = KVM_GROUPS_SYNCED;

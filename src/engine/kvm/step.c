@@ -111,6 +111,29 @@ void kvm_view_leave(struct kvm_vcpu *v)
     atomic_store_explicit(&v->viewing, atomic_load_explicit(&v->viewing, memory_order_relaxed) + 1, memory_order_release);
 }
 
+// What x86_settle_state derives the mode from besides the system registers. Bit 63 makes it one; 0 where memory has a
+// say, too: the table that CR3 points to without 64-bit mode.
+static uint64_t settled_by(const struct x86_cpu *cpu)
+{
+    if (!(cpu->efer & X86_EFER_LMA))
+        return 0;
+    return 1ull << 63 | (cpu->rflags & (X86_VM | X86_AC | X86_TF | X86_RF)) | (uint64_t)cpu->interrupt_shadow << 32
+         | (cpu->dr7 & 0xff) << 40;
+}
+
+static void settle_view(struct kvm_vcpu *v)
+{
+    struct x86_cpu *cpu = &v->p.cpu;
+    uint64_t by = settled_by(cpu);
+    if (X86_LIKELY(by && by == v->settled && !(v->changed & REGISTER_SYSTEM))) {
+        if (cpu->tlb_filled)            // the guest has run since
+            x86_flush_tlb(cpu, true);
+        return;
+    }
+    x86_settle_state(cpu);
+    v->settled = v->changed & REGISTER_SYSTEM ? 0 : by;
+}
+
 HRESULT kvm_view_do(struct kvm_vcpu *v, kvm_view_work work, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     struct os_guard guard;
@@ -118,7 +141,7 @@ HRESULT kvm_view_do(struct kvm_vcpu *v, kvm_view_work work, enum step *step, WHV
     kvm_view_enter(v);
     v->p.code_count = 0;
     if (OS_GUARD_ENTER(&guard) == 0) {
-        x86_settle_state(&v->p.cpu);
+        settle_view(v);
         v->p.tlb_used = true;
         hr = work(v, step, exit);
     } else if (exit_memory_gone(&v->p, guard.address, guard.write, exit, kvm_state_cr8(v))) {

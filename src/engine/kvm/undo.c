@@ -10,8 +10,14 @@
 static void take_bytes(struct kvm_undo *undo, const struct undo_code *code, unsigned back)
 {
     unsigned count = back + code->after;
-    undo->byte_count = (uint8_t)(count < sizeof undo->bytes ? count : sizeof undo->bytes);
-    memcpy(undo->bytes, undo_back(code, back), undo->byte_count);
+    if (X86_LIKELY(count >= sizeof undo->bytes)) {
+        undo->byte_count = sizeof undo->bytes;
+        memcpy(undo->bytes, undo_back(code, back), sizeof undo->bytes);
+        return;
+    }
+    undo->byte_count = (uint8_t)count;
+    memset(undo->bytes, 0, sizeof undo->bytes);
+    memcpy(undo->bytes, undo_back(code, back), count);
 }
 
 static void take_instruction(struct kvm_undo *undo, const struct undo_insn *insn)
@@ -134,7 +140,7 @@ static bool seen_again(struct x86_cpu *cpu, const struct undo_report *report, st
 {
     const struct undo_seen *seen = seen_at(undo, cpu->rip);
     struct undo_code code;
-    uint64_t gpa, number = seen->number;
+    uint64_t gpa, number = seen->number, linear = 0;
     if (seen->end != cpu->rip || !seen->plain || seen->port != report->port || seen->size != report->size
         || report->count != 1 || seen->mode != cpu->mode)
         return false;
@@ -151,17 +157,20 @@ static bool seen_again(struct x86_cpu *cpu, const struct undo_report *report, st
         if ((number == UNDO_PORT_DX ? cpu->slot[X86_RDX] & 0xffff : number) != report->address)
             return false;
     } else {
-        uint64_t linear = undo_operand_at(cpu, &seen->to, cpu->slot, 0);
+        linear = undo_operand_at(cpu, &seen->to, cpu->slot, 0);
         if (!undo_translate(cpu, linear, &gpa) || gpa != report->address
             || (gpa & X86_PAGE_MASK) + report->size > X86_PAGE_SIZE)
             return false;
-        undo->whole = true;
-        undo->linear = linear;
     }
+    // All that is asked of an instruction that KVM is done with.
+    undo->pending = KVM_PENDING_NOTHING;
+    undo->port = report->port;
+    undo->string = undo->rep = false;
+    undo->whole = !report->port;
+    undo->linear = linear;
+    undo->length = seen->length;
     cpu->rip = undo->rip = x86_cut_rip(cpu, cpu->rip - seen->length);
     cpu->rflags &= ~(uint64_t)X86_RF;
-    undo->length = seen->length;
-    undo->pending = KVM_PENDING_NOTHING;
     take_bytes(undo, &code, seen->length);
     return true;
 }
@@ -280,8 +289,6 @@ static bool find_write(struct search *s, bool completed, bool *ambiguous, struct
 static bool undo_write(struct x86_cpu *cpu, const struct undo_report *report, bool completed, bool *ambiguous,
                        struct kvm_undo *undo)
 {
-    if (seen_again(cpu, report, undo))
-        return true;
     struct search search;       // its code is filled in by each look
     search.cpu = cpu;
     search.report = *report;
@@ -320,24 +327,22 @@ static bool undo_write(struct x86_cpu *cpu, const struct undo_report *report, bo
 bool kvm_undo_exit(struct x86_cpu *cpu, const struct kvm_run *run, bool completed, bool *ambiguous,
                    struct kvm_undo *undo)
 {
+    bool port = run->exit_reason == KVM_EXIT_IO, write = port ? run->io.direction == KVM_EXIT_IO_OUT : run->mmio.is_write;
+    struct undo_report report;
     *ambiguous = false;
+    if (write) {
+        report = port ? (struct undo_report){ .port = true, .address = run->io.port, .size = run->io.size,
+                                              .count = run->io.count,
+                                              .data = (const uint8_t *)run + run->io.data_offset }
+                      : (struct undo_report){ .address = run->mmio.phys_addr, .size = run->mmio.len, .count = 1,
+                                              .data = run->mmio.data };
+        if (seen_again(cpu, &report, undo))
+            return true;
+    }
     memset(undo, 0, offsetof(struct kvm_undo, seen));
     undo->rip = cpu->rip;
-    undo->port = run->exit_reason == KVM_EXIT_IO;
-    if (undo->port) {
-        if (run->io.direction == KVM_EXIT_IO_IN)
-            return undo_read(cpu, run, undo);
-        struct undo_report report = {
-            .port = true, .address = run->io.port, .size = run->io.size, .count = run->io.count,
-            .data = (const uint8_t *)run + run->io.data_offset,
-        };
-        return undo_write(cpu, &report, completed, ambiguous, undo);
-    }
-    if (!run->mmio.is_write)
-        return undo_read(cpu, run, undo);
-    struct undo_report report = { .address = run->mmio.phys_addr, .size = run->mmio.len, .count = 1,
-                                  .data = run->mmio.data };
-    return undo_write(cpu, &report, completed, ambiguous, undo);
+    undo->port = port;
+    return write ? undo_write(cpu, &report, completed, ambiguous, undo) : undo_read(cpu, run, undo);
 }
 
 // ---- The data that a client gave --------------------------------------------------------------------------

@@ -12,24 +12,31 @@ static bool code64(const struct x86_cpu *cpu) { return (cpu->mode & X86_MODE_COD
 #define TABLE_ADDRESS 0x000ffffffffff000ull
 
 // Where an address lies by the four levels of tables in 64-bit mode (SDM vol. 3A 4.5.4), whoever may use it:
-// the kernel has just been there. False: ask x86_walk.
-static bool quick_walk(struct x86_cpu *cpu, uint64_t linear, uint64_t *gpa)
+// the kernel has just been there. False: ask x86_walk. `near` is the stretch of memory that was looked at last, from
+// `near_at` on, before and afterwards: tables and code mostly lie in one.
+struct near { struct x86_page page; uint64_t at; };
+
+static bool look_near(struct x86_cpu *cpu, struct near *near, uint64_t gpa)
 {
-    uint64_t entry = cpu->cr3, at = 0;
+    if (X86_UNLIKELY(gpa - near->page.first >= near->page.size)) {
+        near->at = gpa & ~(uint64_t)X86_PAGE_MASK;
+        near->page = undo_page(cpu, near->at);
+    }
+    return near->page.host != NULL;
+}
+
+static bool quick_walk(struct x86_cpu *cpu, uint64_t linear, uint64_t *gpa, struct near *near)
+{
+    uint64_t entry = cpu->cr3;
     unsigned shift = 48;
-    struct x86_page page = { .size = 0 };
     if (!(cpu->efer & X86_EFER_LMA) || (cpu->cr4 & X86_CR4_LA57))
         return false;
     do {
         uint64_t table = entry & TABLE_ADDRESS;
-        if (table - page.first >= page.size) {      // tables mostly lie in one stretch of memory
-            page = undo_page(cpu, table);
-            at = table;
-            if (!page.host || !page.read)
-                return false;
-        }
+        if (!look_near(cpu, near, table) || !near->page.read)
+            return false;
         shift -= 9;
-        memcpy(&entry, page.host + (table - at) + (linear >> shift & 511) * sizeof entry, sizeof entry);
+        memcpy(&entry, near->page.host + (table - near->at) + (linear >> shift & 511) * sizeof entry, sizeof entry);
         if (!(entry & 1))
             return false;
     } while (shift > 12 && (shift == 39 || !(entry & 0x80)));
@@ -61,10 +68,10 @@ static const uint8_t *code_at(struct x86_cpu *cpu, uint64_t linear, unsigned *si
 static const uint8_t *code_here(struct x86_cpu *cpu, uint64_t linear, unsigned *size)
 {
     uint64_t gpa;
-    if (!quick_walk(cpu, linear, &gpa))
+    struct near near = { .page.size = 0 };
+    if (!quick_walk(cpu, linear, &gpa, &near))
         return code_at(cpu, linear, size);
-    struct x86_page page = undo_page(cpu, gpa);
-    return page.host && page.execute ? page.host + (gpa & X86_PAGE_MASK) : NULL;
+    return look_near(cpu, &near, gpa) && near.page.execute ? near.page.host + (gpa - near.at) : NULL;
 }
 
 static void fetch_after(struct x86_cpu *cpu, struct undo_code *code)
@@ -262,7 +269,8 @@ bool undo_translate(struct x86_cpu *cpu, uint64_t linear, uint64_t *gpa)
 {
     if (code64(cpu) && !x86_canonical(linear))
         return false;
-    if (quick_walk(cpu, linear, gpa))
+    struct near near = { .page.size = 0 };
+    if (quick_walk(cpu, linear, gpa, &near))
         return true;
     struct x86_walk_result w = x86_walk(cpu, linear, X86_READ, X86_WALK_IGNORE_RIGHTS | X86_WALK_UNCACHED);
     *gpa = w.t.gpa;

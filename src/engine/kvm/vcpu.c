@@ -153,7 +153,6 @@ HRESULT kvm_vcpu_create(struct vp *vp)
         munmap(v, kvm_vcpu_size(kvm));
         return hr;
     }
-    turnstile_init(&v->turnstile);
     pthread_rwlock_wrlock(&kvm->vcpus_lock);
     kvm->vcpus[vp->index] = v;
     pthread_rwlock_unlock(&kvm->vcpus_lock);
@@ -185,7 +184,6 @@ void kvm_vcpu_destroy(struct vp *vp)
     HRESULT ignored = kvm_half_drop(v);
     (void)ignored;
     vp->engine_data = NULL;
-    turnstile_destroy(&v->turnstile);
     munmap(v, kvm_vcpu_size(kvm));
 }
 
@@ -226,7 +224,7 @@ static HRESULT events(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTE
     *step = STEP_RUN;
     v->single_step = false;
     v->run->request_interrupt_window = 0;
-    if (!ours && !p->ext_int_valid && !p->notify_interrupt && !p->notify_nmi)
+    if (X86_LIKELY(!ours && !p->ext_int_valid && !p->notify_interrupt && !p->notify_nmi))
         return S_OK;
     if (v->kvm->apic) {
         hr = kvm_state_fetch(v, KVM_GROUP_ACTIVITY);
@@ -334,18 +332,18 @@ static HRESULT enter(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEX
     struct kvm_sregs given;
     kvm_state_prepare_run(v);
     bool gives = v->run->kvm_dirty_regs & KVM_SYNC_X86_SREGS;
-    if (gives)
+    if (X86_UNLIKELY(gives))
         given = v->run->s.regs.sregs;
     v->nmi_was_blocked = v->p.cpu.nmi_blocked;
-    int answer = v->waits ? kvm_state_hand_over(v) : 0;
-    if (answer >= 0) {
+    int answer = X86_UNLIKELY(v->waits) ? kvm_state_hand_over(v) : 0;
+    if (X86_LIKELY(answer >= 0)) {
         uint64_t entered = x86_host_ticks();
         answer = kvm_ioctl_value(v->fd, KVM_RUN, 0);
         v->runtime.left = x86_host_ticks();
         v->runtime.inside += x86_ticks_between(entered, v->runtime.left);
     } else if (answer != -EINVAL)
         return kvm_hresult(answer);
-    if (answer == -EINVAL && changed) {
+    if (X86_UNLIKELY(answer == -EINVAL && changed)) {
         // What KVM has instead is in the shared page, which is also the place of what the view has no other for.
         if (gives)
             v->run->s.regs.sregs = given;
@@ -355,13 +353,15 @@ static HRESULT enter(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEX
     v->half.kind = KVM_HALF_NOTHING;
     kvm_state_after_run(v);
     *step = STEP_AGAIN;
-    if (answer == -EINTR || answer == -EAGAIN)
+    if (X86_UNLIKELY(answer == -EINTR || answer == -EAGAIN))
         return S_OK;
     v->waits = false;
-    if (answer == -EFAULT && v->run->exit_reason != KVM_EXIT_MEMORY_FAULT)
-        return kvm_exit_memory_gone(v, step, exit);
-    if (answer < 0 && answer != -EFAULT)
-        return kvm_hresult(answer);
+    if (X86_UNLIKELY(answer < 0)) {
+        if (answer != -EFAULT)
+            return kvm_hresult(answer);
+        if (v->run->exit_reason != KVM_EXIT_MEMORY_FAULT)
+            return kvm_exit_memory_gone(v, step, exit);
+    }
     return kvm_exit(v, step, exit);
 }
 
@@ -395,12 +395,12 @@ static HRESULT over_special(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT
 static HRESULT run_step(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     HRESULT hr = S_OK;
-    if (atomic_load(&v->attention) & KVM_ATTENTION_CANCEL) {
+    if (X86_UNLIKELY(atomic_load(&v->attention) & KVM_ATTENTION_CANCEL)) {
         *step = canceled(v, exit);
         return S_OK;
     }
     bool gave_way = turnstile_wanted(&v->turnstile);
-    if (gave_way) {
+    if (X86_UNLIKELY(gave_way)) {
         enter_as(v, 0);
         kvm_runtime_take(v);
         turnstile_give_way(&v->turnstile);
@@ -408,35 +408,36 @@ static HRESULT run_step(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CON
         enter_as(v, v->thread);
     }
     *step = STEP_RUN;
-    if (v->p.settle)
+    if (X86_UNLIKELY(v->p.settle))
         hr = kvm_view_do(v, settle, step, exit);
     if (SUCCEEDED(hr) && *step == STEP_RUN)
         hr = events(v, step, exit);
     if (FAILED(hr) || *step != STEP_RUN)
         return hr;
     hr = kvm_half_resolve(v);
-    if (SUCCEEDED(hr) && (v->changed & ~(uint32_t)KVM_GROUPS_SYNCED)) {
+    if (X86_UNLIKELY(SUCCEEDED(hr) && (v->changed & ~(uint32_t)KVM_GROUPS_SYNCED))) {
         hr = kvm_state_store(v);
         if (hr == E_INVALIDARG) {
             *step = refused(v, exit);
             return S_OK;
         }
     }
-    if (SUCCEEDED(hr) && v->kvm->eoi_late)
+    if (X86_UNLIKELY(SUCCEEDED(hr) && v->kvm->eoi_late))
         hr = watch_eoi(v);
-    if (SUCCEEDED(hr) && v->single_step && !v->p.pending_valid) {
+    if (X86_UNLIKELY(SUCCEEDED(hr) && v->single_step && !v->p.pending_valid)) {
         hr = kvm_view_do(v, over_special, step, exit);
         if (FAILED(hr) || *step != STEP_RUN)
             return hr;
     }
-    if (SUCCEEDED(hr) && (v->debug_control || v->single_step || v->kvm->debug_exceptions))
+    if (X86_UNLIKELY(SUCCEEDED(hr) && (v->debug_control || v->single_step || v->kvm->debug_exceptions)))
         hr = guest_debug(v);
     if (FAILED(hr))
         return hr;
     // First the flag, then the reasons once more: a kick after this line sets it again (see kick). kvm_half_resolve
     // has used the flag, too.
     __atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
-    if ((atomic_load(&v->attention) & KVM_ATTENTION_CANCEL) || (!gave_way && turnstile_wanted(&v->turnstile))) {
+    if (X86_UNLIKELY((atomic_load(&v->attention) & KVM_ATTENTION_CANCEL)
+                     || (!gave_way && turnstile_wanted(&v->turnstile)))) {
         *step = STEP_AGAIN;
         return S_OK;
     }
@@ -454,7 +455,7 @@ HRESULT kvm_vcpu_run(struct vp *vp, WHV_RUN_VP_EXIT_CONTEXT *exit)
     enter_as(v, v->thread);
     do
         hr = run_step(v, &step, exit);
-    while (SUCCEEDED(hr) && step != STEP_EXIT);
+    while (X86_UNLIKELY(SUCCEEDED(hr) && step != STEP_EXIT));
     enter_as(v, 0);
     kvm_runtime_end(v, SUCCEEDED(hr) ? exit : NULL);
     turnstile_stand_aside(&v->turnstile);

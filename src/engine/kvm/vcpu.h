@@ -111,6 +111,7 @@ struct kvm_vcpu {
     uint64_t map_version;               // which p.ranges are of
     struct kvm_sregs seen;              // what the view's system registers were loaded from
     bool seen_stale;                    // they are not what that would give any more
+    uint64_t settled;                   // what the view was settled by besides them (step.c); 0: not
     struct kvm_half half;
     // The registers that an instruction can be completed from, as they were at the exit.
     struct kvm_undo_registers before;

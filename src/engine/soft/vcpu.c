@@ -88,7 +88,6 @@ HRESULT vcpu_create(struct vp *vp)
     v->soft = soft;
     v->p.cpu.counts.clock_cost = os_tsc_cost();
     runtime_init(&v->runtime);
-    turnstile_init(&v->turnstile);
     x86_default_features(v->p.cpu.features);
     if (!soft->apic)        // without emulation neither the timer nor x2APIC works, so neither is shown
         v->p.cpu.features[X86_FEATURE_TSC_DEADLINE / 64] &= ~(1ull << X86_FEATURE_TSC_DEADLINE % 64);
@@ -114,7 +113,6 @@ void vcpu_destroy(struct vp *vp)
     pthread_rwlock_unlock(&soft->vcpus_lock);
     vp->engine_data = NULL;
     x86_code_free(v->p.cpu.code);
-    turnstile_destroy(&v->turnstile);
     munmap(v, sizeof *v);
 }
 
