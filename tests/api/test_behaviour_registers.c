@@ -404,6 +404,7 @@ static void test_refused(void **state)
     } values[] = {
         {WHvX64RegisterCr8, 16},
         {WHvX64RegisterPat, 0x0202020202020202},
+        {WHvX64RegisterTscAux, 0x100000000},
         {WHvRegisterPendingInterruption, 0x00FF0007},       // an exception of vector 255
     };
     WHV_PARTITION_HANDLE p = guest(memory, out, sizeof(out));

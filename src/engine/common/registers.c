@@ -197,17 +197,19 @@ static void set_xmm_control(struct processor *p, unsigned n, const WHV_REGISTER_
 // ---- MSRs --------------------------------------------------------------------------------------------------------
 
 // Those that are a plain 64-bit member of the processor.
-static const struct { uint32_t name; size_t offset; bool settle; bool address; } plain_msrs[] = {
-    { WHvX64RegisterEfer, offsetof(struct x86_cpu, efer), true, false },
-    { WHvX64RegisterKernelGsBase, offsetof(struct x86_cpu, kernel_gs_base), false, true },
-    { WHvX64RegisterSysenterCs, offsetof(struct x86_cpu, sysenter_cs), false, false },
-    { WHvX64RegisterSysenterEip, offsetof(struct x86_cpu, sysenter_eip), false, true },
-    { WHvX64RegisterSysenterEsp, offsetof(struct x86_cpu, sysenter_esp), false, true },
-    { WHvX64RegisterStar, offsetof(struct x86_cpu, star), false, false },
-    { WHvX64RegisterLstar, offsetof(struct x86_cpu, lstar), false, true },
-    { WHvX64RegisterCstar, offsetof(struct x86_cpu, cstar), false, true },
-    { WHvX64RegisterSfmask, offsetof(struct x86_cpu, sfmask), false, false },
-    { WHvX64RegisterTscAux, offsetof(struct x86_cpu, tsc_aux), false, false },
+enum { PLAIN_ANY, PLAIN_ADDRESS, PLAIN_LOW32 };     // what it takes: an address is canonical
+
+static const struct { uint32_t name; size_t offset; bool settle; uint8_t takes; } plain_msrs[] = {
+    { WHvX64RegisterEfer, offsetof(struct x86_cpu, efer), true, PLAIN_ANY },
+    { WHvX64RegisterKernelGsBase, offsetof(struct x86_cpu, kernel_gs_base), false, PLAIN_ADDRESS },
+    { WHvX64RegisterSysenterCs, offsetof(struct x86_cpu, sysenter_cs), false, PLAIN_ANY },
+    { WHvX64RegisterSysenterEip, offsetof(struct x86_cpu, sysenter_eip), false, PLAIN_ADDRESS },
+    { WHvX64RegisterSysenterEsp, offsetof(struct x86_cpu, sysenter_esp), false, PLAIN_ADDRESS },
+    { WHvX64RegisterStar, offsetof(struct x86_cpu, star), false, PLAIN_ANY },
+    { WHvX64RegisterLstar, offsetof(struct x86_cpu, lstar), false, PLAIN_ADDRESS },
+    { WHvX64RegisterCstar, offsetof(struct x86_cpu, cstar), false, PLAIN_ADDRESS },
+    { WHvX64RegisterSfmask, offsetof(struct x86_cpu, sfmask), false, PLAIN_ANY },
+    { WHvX64RegisterTscAux, offsetof(struct x86_cpu, tsc_aux), false, PLAIN_LOW32 },
 };
 
 static uint64_t *plain_of(struct processor *p, unsigned index)
@@ -231,8 +233,9 @@ static uint64_t *plain_of(struct processor *p, unsigned index)
     }                                                                                                                 \
     static bool valid_plain_##index(struct processor *p, unsigned n, const WHV_REGISTER_VALUE *value)                 \
     {                                                                                                                 \
-        (void)p, (void)n;                                                                                             \
-        return !plain_msrs[index].address || x86_canonical(value->Reg64);                                             \
+        (void)p, (void)n;       /* RDTSCP gives ECX alone (SDM vol. 2B); KVM refuses more where Intel's do */         \
+        uint8_t takes = plain_msrs[index].takes;                                                                      \
+        return takes == PLAIN_ADDRESS ? x86_canonical(value->Reg64) : takes == PLAIN_ANY || !(value->Reg64 >> 32);    \
     }
 PLAIN(0) PLAIN(1) PLAIN(2) PLAIN(3) PLAIN(4) PLAIN(5) PLAIN(6) PLAIN(7) PLAIN(8) PLAIN(9)
 #define PLAIN_ROW(index, name, group)                                                                                 \

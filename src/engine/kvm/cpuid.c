@@ -227,7 +227,9 @@ static uint64_t components_allowed(const struct asked *a)
         if (offered_bit(a, component_needs[n].leaf, component_needs[n].reg, component_needs[n].bit))
             granted |= component_needs[n].components;
     }
-    return ~needing | granted;
+    uint32_t shown[4] = { 0 };
+    add_forced(a->host, 0xd, 0, shown);     // whatever it is worth, its size counts
+    return ~needing | granted | shown[EAX] | (uint64_t)shown[EDX] << 32;
 }
 
 // Bytes that XSAVE needs for some components: each at its own place, or (compact) one after the other.
