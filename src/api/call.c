@@ -13,7 +13,7 @@ static HRESULT check_state(const struct partition *p, unsigned int states)
     return states & (1u << state) ? S_OK : API_INVALID_STATE;
 }
 
-HRESULT api_enter_unlocked(struct api_call *call, WHV_PARTITION_HANDLE handle, unsigned int states)
+__attribute__((hot)) HRESULT api_enter_unlocked(struct api_call *call, WHV_PARTITION_HANDLE handle, unsigned int states)
 {
     HRESULT hr;
 
@@ -43,7 +43,7 @@ HRESULT api_enter(struct api_call *call, WHV_PARTITION_HANDLE handle, unsigned i
     return hr;
 }
 
-HRESULT api_enter_vp(struct api_call *call, WHV_PARTITION_HANDLE handle, UINT32 index, unsigned int states)
+__attribute__((hot)) HRESULT api_enter_vp(struct api_call *call, WHV_PARTITION_HANDLE handle, UINT32 index, unsigned int states)
 {
     HRESULT hr = api_enter_unlocked(call, handle, states);
 
@@ -57,7 +57,7 @@ HRESULT api_enter_vp(struct api_call *call, WHV_PARTITION_HANDLE handle, UINT32 
     return hr;
 }
 
-void api_leave(struct api_call *call)
+__attribute__((hot)) void api_leave(struct api_call *call)
 {
     if (call->vp)
         partition_vp_unpin(call->vp);

@@ -7,8 +7,7 @@
 #include <stdlib.h>
 #include <ucontext.h>
 
-// The one piece of per-thread state: a signal handler has nowhere else to look.
-static _Thread_local __attribute__((tls_model("initial-exec"))) struct os_guard *current_guard;
+_Thread_local __attribute__((tls_model("initial-exec"))) struct os_guard *os_guard_current;
 
 static struct sigaction previous_segv, previous_bus;
 
@@ -27,7 +26,7 @@ static void pass_on(int number, siginfo_t *info, void *context)
 
 static void handler(int number, siginfo_t *info, void *context)
 {
-    struct os_guard *guard = current_guard;
+    struct os_guard *guard = os_guard_current;
     if (!guard || info->si_code <= 0) {     // not ours, or sent by somebody
         pass_on(number, info, context);
         return;
@@ -37,7 +36,7 @@ static void handler(int number, siginfo_t *info, void *context)
     guard->write = user->uc_mcontext.gregs[REG_ERR] & 2;
     // The mask of the code that failed: who wraps handlers (a sanitizer does) may have blocked more than asked.
     pthread_sigmask(SIG_SETMASK, &user->uc_sigmask, NULL);
-    siglongjmp(guard->jump, 1);
+    OS_GUARD_JUMP(guard->jump);
 }
 
 static bool install(int number, struct sigaction *previous)
@@ -63,17 +62,6 @@ bool os_guard_install(void)
     bool installed = install(SIGSEGV, &previous_segv) && install(SIGBUS, &previous_bus);
     pthread_mutex_unlock(&lock);
     return installed;
-}
-
-void os_guard_push(struct os_guard *guard)
-{
-    guard->outer = current_guard;
-    current_guard = guard;
-}
-
-void os_guard_leave(struct os_guard *guard)
-{
-    current_guard = guard->outer;
 }
 
 void os_guard_unexplained(const struct os_guard *guard)

@@ -40,7 +40,7 @@ bool os_kick_install(void)
     return sigaction(SIGURG, &ours, NULL) == 0;
 }
 
-int os_kick_accept(void)
+__attribute__((hot)) int os_kick_accept(void)
 {
     if (__builtin_expect(self != 0, 1))
         return self;

@@ -60,7 +60,7 @@ struct vp *partition_vp_pin(struct partition *p, UINT32 index)
     return vp;
 }
 
-static void let_go(struct vp *vp, int references)
+__attribute__((hot)) static void let_go(struct vp *vp, int references)
 {
     struct partition *p = vp->partition;
 
@@ -76,7 +76,7 @@ void partition_vp_unpin(struct vp *vp)
     let_go(vp, 1);
 }
 
-HRESULT partition_vp_claim(struct partition *p, UINT32 index, struct vp **claimed)
+__attribute__((hot)) HRESULT partition_vp_claim(struct partition *p, UINT32 index, struct vp **claimed)
 {
     struct vp *vp = index < PARTITION_MAX_PROCESSORS ? p->vp_memory[index] : NULL;
     enum partition_state state;

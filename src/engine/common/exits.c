@@ -14,7 +14,7 @@ WHV_X64_SEGMENT_REGISTER processor_segment(const struct x86_cpu *cpu, unsigned s
 }
 
 // The part that every exit has; clears the rest.
-static void common_part(struct processor *p, WHV_RUN_VP_EXIT_CONTEXT *exit, WHV_RUN_VP_EXIT_REASON reason, UINT8 cr8)
+__attribute__((hot)) static void common_part(struct processor *p, WHV_RUN_VP_EXIT_CONTEXT *exit, WHV_RUN_VP_EXIT_REASON reason, UINT8 cr8)
 {
     const struct x86_cpu *cpu = &p->cpu;
     memset(exit, 0, sizeof *exit);
@@ -40,13 +40,9 @@ void exit_context(struct processor *p, WHV_RUN_VP_EXIT_CONTEXT *exit, WHV_RUN_VP
         x86_count_add(&p->exits.other.count, 1);
 }
 
-UINT8 exit_instruction_bytes(struct processor *p, UINT8 bytes[16])
+static __attribute__((noinline)) UINT8 fetch_bytes(struct processor *p, UINT8 bytes[16])
 {
     struct x86_cpu *cpu = &p->cpu;
-    if (p->code_count) {
-        memcpy(bytes, p->code, sizeof p->code);
-        return p->code_count;
-    }
     struct x86_exit exit = cpu->exit;
     struct x86_exception exception = cpu->exception;
     enum x86_leave leave = cpu->leave;
@@ -66,6 +62,14 @@ UINT8 exit_instruction_bytes(struct processor *p, UINT8 bytes[16])
     cpu->exception = exception;
     cpu->leave = leave;
     return (UINT8)count;
+}
+
+UINT8 exit_instruction_bytes(struct processor *p, UINT8 bytes[16])
+{
+    if (!p->code_count)
+        return fetch_bytes(p, bytes);
+    memcpy(bytes, p->code, sizeof p->code);
+    return p->code_count;
 }
 
 static void port_exit(struct processor *p, WHV_RUN_VP_EXIT_CONTEXT *exit)
@@ -159,7 +163,7 @@ static void hypercall_exit(struct processor *p, WHV_RUN_VP_EXIT_CONTEXT *exit)
     exit->VpContext.InstructionLength = cpu->exit.length & 15;
 }
 
-void exit_from_cpu(struct processor *p, WHV_RUN_VP_EXIT_CONTEXT *exit, UINT8 cr8)
+__attribute__((hot)) void exit_from_cpu(struct processor *p, WHV_RUN_VP_EXIT_CONTEXT *exit, UINT8 cr8)
 {
     static const WHV_RUN_VP_EXIT_REASON reasons[] = {
         [X86_EXIT_PORT] = WHvRunVpExitReasonX64IoPortAccess,

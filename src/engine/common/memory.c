@@ -20,7 +20,7 @@ static __attribute__((noinline)) void look_up(struct processor *p, uint64_t gpa)
     };
 }
 
-void processor_page(struct processor *p, uint64_t gpa, struct x86_page *page)
+__attribute__((hot)) void processor_page(struct processor *p, uint64_t gpa, struct x86_page *page)
 {
     p->tlb_used = true;
     for (;;) {

@@ -13,14 +13,14 @@
 
 static void get_gpr(struct processor *p, unsigned n, WHV_REGISTER_VALUE *value) { value->Reg64 = p->cpu.slot[n]; }
 
-static void set_gpr(struct processor *p, unsigned n, const WHV_REGISTER_VALUE *value)
+__attribute__((hot)) static void set_gpr(struct processor *p, unsigned n, const WHV_REGISTER_VALUE *value)
 {
     p->cpu.slot[n] = value->Reg64;
 }
 
 static void get_rip(struct processor *p, unsigned n, WHV_REGISTER_VALUE *value) { (void)n; value->Reg64 = p->cpu.rip; }
 
-static void set_rip(struct processor *p, unsigned n, const WHV_REGISTER_VALUE *value)
+__attribute__((hot)) static void set_rip(struct processor *p, unsigned n, const WHV_REGISTER_VALUE *value)
 {
     (void)n;
     p->cpu.rip = value->Reg64;
@@ -554,7 +554,7 @@ static HRESULT find(struct processor *p, const struct register_table *own, uint3
     return (*row)->has ? (*row)->has(p, name - (*row)->first) : S_OK;
 }
 
-HRESULT registers_groups(struct processor *p, const struct register_table *own, const WHV_REGISTER_NAME *names,
+__attribute__((hot)) HRESULT registers_groups(struct processor *p, const struct register_table *own, const WHV_REGISTER_NAME *names,
                          UINT32 count, uint32_t *groups)
 {
     (void)p;
@@ -585,7 +585,7 @@ HRESULT registers_get(struct processor *p, const struct register_table *own, con
     return S_OK;
 }
 
-HRESULT registers_set(struct processor *p, const struct register_table *own, const WHV_REGISTER_NAME *names,
+__attribute__((hot)) HRESULT registers_set(struct processor *p, const struct register_table *own, const WHV_REGISTER_NAME *names,
                       UINT32 count, const WHV_REGISTER_VALUE *values)
 {
     const struct register_row *row, *found[8];     // most calls name fewer

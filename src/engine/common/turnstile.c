@@ -1,7 +1,7 @@
 // Who may touch a processor: tickets, and a runner that lets them in in turn.
 #include "engine/common/turnstile.h"
 
-uint32_t turnstile_ask(struct turnstile *t)
+__attribute__((hot)) uint32_t turnstile_ask(struct turnstile *t)
 {
     return atomic_fetch_add(&t->asked, 1);
 }
@@ -12,7 +12,7 @@ static bool shut(struct turnstile *t, uint32_t ticket)
 }
 
 // False: it is shut by now.
-static bool enter(struct turnstile *t, uint32_t ticket)
+__attribute__((hot)) static bool enter(struct turnstile *t, uint32_t ticket)
 {
     os_lock(&t->lock);
     if (__builtin_expect(!shut(t, ticket), 1))
@@ -32,7 +32,7 @@ void turnstile_enter(struct turnstile *t, uint32_t ticket)
     }
 }
 
-bool turnstile_try_enter(struct turnstile *t, uint32_t ticket, uint64_t nanoseconds)
+__attribute__((hot)) bool turnstile_try_enter(struct turnstile *t, uint32_t ticket, uint64_t nanoseconds)
 {
     uint32_t turn = atomic_load(&t->turn);
     if (__builtin_expect(shut(t, ticket), 0)) {
@@ -46,7 +46,7 @@ bool turnstile_try_enter(struct turnstile *t, uint32_t ticket, uint64_t nanoseco
     return true;
 }
 
-void turnstile_leave(struct turnstile *t)
+__attribute__((hot)) void turnstile_leave(struct turnstile *t)
 {
     uint32_t done = atomic_load_explicit(&t->done, memory_order_relaxed) + 1;
     atomic_store_explicit(&t->done, done, memory_order_release);
@@ -65,14 +65,14 @@ static void next_turn(struct turnstile *t)
 // Between `busy` here and the looks at `asked` lies a locked instruction, the lock's own, over which an x86
 // processor moves neither (SDM vol. 3A 8.2.2): visitors, who ask and then look at `busy`, are told of it, or are
 // found to have asked.
-void turnstile_come_back(struct turnstile *t)
+__attribute__((hot)) void turnstile_come_back(struct turnstile *t)
 {
     atomic_store_explicit(&t->busy, true, memory_order_release);
     os_lock(&t->lock);
 }
 
 // No guest code runs from here on: whoever has asked may come in.
-void turnstile_stand_aside(struct turnstile *t)
+__attribute__((hot)) void turnstile_stand_aside(struct turnstile *t)
 {
     atomic_store_explicit(&t->busy, false, memory_order_release);
     uint32_t done = atomic_load_explicit(&t->done, memory_order_relaxed);

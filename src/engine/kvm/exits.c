@@ -27,7 +27,7 @@ static enum step exit_from_view(struct kvm_vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exi
 
 // ---- Ports and memory --------------------------------------------------------------------------------------------
 
-static HRESULT port(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
+static inline __attribute__((always_inline)) HRESULT port(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     const struct kvm_run *run = v->run;
     HRESULT hr = kvm_half_access(v);
@@ -77,7 +77,7 @@ static bool memory_at_once(struct kvm_vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
     return true;
 }
 
-static HRESULT memory(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
+static inline __attribute__((always_inline)) HRESULT memory(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     HRESULT hr = kvm_half_access(v);
     if (FAILED(hr))
@@ -92,9 +92,9 @@ static HRESULT memory(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTE
     return hr;
 }
 
-static HRESULT access(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
+__attribute__((hot)) static HRESULT access(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
-    return (v->run->exit_reason == KVM_EXIT_IO ? port : memory)(v, step, exit);
+    return v->run->exit_reason == KVM_EXIT_IO ? port(v, step, exit) : memory(v, step, exit);
 }
 
 // An instruction that KVM's emulator cannot do raises #UD, says KVM, and exits besides where that would be a
@@ -257,7 +257,7 @@ static HRESULT debug(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEX
 
 // ---- All of them -------------------------------------------------------------------------------------------------
 
-HRESULT kvm_exit(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
+__attribute__((hot)) HRESULT kvm_exit(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     const struct kvm_run *run = v->run;
     HRESULT hr;

@@ -128,7 +128,7 @@ static HRESULT skip(struct kvm_vcpu *v)
     return S_OK;
 }
 
-HRESULT kvm_half_access(struct kvm_vcpu *v)
+__attribute__((hot)) HRESULT kvm_half_access(struct kvm_vcpu *v)
 {
     struct kvm_undo *undo = &v->half.undo;
     bool ambiguous;
@@ -193,11 +193,12 @@ static bool feed(struct kvm_vcpu *v)
         return feed_msr(v);
     if (!kvm_undo_feed(undo, &v->before, &v->p.cpu, data))
         return false;
-    memcpy(undo->port ? (uint8_t *)run + run->io.data_offset : run->mmio.data, data, undo->size);
+    // Both places have room for 8 bytes; KVM takes as many as it has asked for.
+    memcpy(undo->port ? (uint8_t *)run + run->io.data_offset : run->mmio.data, data, sizeof data);
     return true;
 }
 
-HRESULT kvm_half_resolve(struct kvm_vcpu *v)
+__attribute__((hot)) HRESULT kvm_half_resolve(struct kvm_vcpu *v)
 {
     if (v->half.kind == KVM_HALF_NOTHING)
         return S_OK;

@@ -276,7 +276,7 @@ static void give_back(const struct snapshot *s, struct kvm_vcpu *v, uint32_t sto
     v->timer = s->timer;
 }
 
-static HRESULT set_view(struct kvm_vcpu *v, uint32_t groups, const WHV_REGISTER_NAME *names, UINT32 count,
+__attribute__((hot)) static HRESULT set_view(struct kvm_vcpu *v, uint32_t groups, const WHV_REGISTER_NAME *names, UINT32 count,
                         const WHV_REGISTER_VALUE *values)
 {
     HRESULT hr = registers_set(&v->p, &own, names, count, values);
@@ -297,7 +297,7 @@ static HRESULT check_tsc(struct kvm_vcpu *v, uint64_t set)
 }
 
 // With groups among them that KVM has to take at once.
-static HRESULT set_through(struct kvm_vcpu *v, uint32_t groups, const WHV_REGISTER_NAME *names, UINT32 count,
+static __attribute__((noinline)) HRESULT set_through(struct kvm_vcpu *v, uint32_t groups, const WHV_REGISTER_NAME *names, UINT32 count,
                            const WHV_REGISTER_VALUE *values)
 {
     struct snapshot before;
@@ -324,7 +324,7 @@ static HRESULT set_through(struct kvm_vcpu *v, uint32_t groups, const WHV_REGIST
     return S_OK;
 }
 
-HRESULT kvm_set_registers(struct vp *vp, const WHV_REGISTER_NAME *names, UINT32 count, const WHV_REGISTER_VALUE *values)
+__attribute__((hot, flatten)) HRESULT kvm_set_registers(struct vp *vp, const WHV_REGISTER_NAME *names, UINT32 count, const WHV_REGISTER_VALUE *values)
 {
     struct kvm_vcpu *v = vp->engine_data;
     uint32_t groups;

@@ -7,6 +7,7 @@
 
 #include "engine/kvm/ioctl.h"
 #include "engine/kvm/msr.h"
+#include "engine/kvm/same.h"
 #include "engine/kvm/vcpu.h"
 #include "x86/fpu.h"
 #include "x86/system.h"
@@ -324,7 +325,7 @@ groups[] = {
     { KVM_GROUP_TIMER, NULL, kvm_time_give_timer },
 };
 
-HRESULT kvm_state_fetch(struct kvm_vcpu *v, uint32_t wanted)
+__attribute__((noinline)) HRESULT kvm_state_fetch(struct kvm_vcpu *v, uint32_t wanted)
 {
     wanted &= ~v->fresh;
     for (unsigned n = 0; wanted && n < sizeof groups / sizeof groups[0]; n++) {
@@ -352,7 +353,7 @@ HRESULT kvm_state_store(struct kvm_vcpu *v)
     return S_OK;
 }
 
-void kvm_state_prepare_run(struct kvm_vcpu *v)
+__attribute__((hot)) void kvm_state_prepare_run(struct kvm_vcpu *v)
 {
     struct kvm_run *run = v->run;
     uint32_t changed = v->changed & KVM_GROUPS_SYNCED;
@@ -400,19 +401,13 @@ int kvm_state_hand_over(struct kvm_vcpu *v)
     return 0;
 }
 
-// memcmp is a call, and a long one behind KVM_RUN, when nothing of it is in the caches any more.
 static bool same_system(const struct kvm_sregs *a, const struct kvm_sregs *b)
 {
-    typedef uint64_t pair __attribute__((vector_size(16), aligned(8), may_alias));
-    const pair *x = (const pair *)a, *y = (const pair *)b;
-    pair differ = { 0 };
     _Static_assert(sizeof *a % 16 == 8, "the last word is half a pair");
-    for (unsigned n = 0; n < sizeof *a / 16; n++)
-        differ |= x[n] ^ y[n];
-    return !(differ[0] | differ[1] | (a->interrupt_bitmap[3] ^ b->interrupt_bitmap[3]));
+    return same_pairs(a, b, sizeof *a / 16) && a->interrupt_bitmap[3] == b->interrupt_bitmap[3];
 }
 
-void kvm_state_after_run(struct kvm_vcpu *v)
+__attribute__((hot)) void kvm_state_after_run(struct kvm_vcpu *v)
 {
     const struct kvm_sregs *s = &v->run->s.regs.sregs;
     v->apic_base = s->apic_base;

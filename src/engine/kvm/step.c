@@ -11,7 +11,7 @@
 
 static struct kvm_vcpu *vcpu_of(struct x86_cpu *cpu) { return cpu->platform; }
 
-static void bus_page(struct x86_cpu *cpu, uint64_t gpa, struct x86_page *page)
+__attribute__((hot)) static void bus_page(struct x86_cpu *cpu, uint64_t gpa, struct x86_page *page)
 {
     processor_page(&vcpu_of(cpu)->p, gpa, page);
 }
@@ -95,7 +95,7 @@ const struct x86_bus kvm_bus = {
 
 // ---- Reaching guest memory ---------------------------------------------------------------------------------------
 
-void kvm_view_enter(struct kvm_vcpu *v)
+__attribute__((hot)) void kvm_view_enter(struct kvm_vcpu *v)
 {
     // Sequentially consistent: who has changed the map either finds the view in use, or is found here to have done it.
     atomic_store(&v->viewing, atomic_load_explicit(&v->viewing, memory_order_relaxed) + 1);
@@ -134,7 +134,7 @@ static void settle_view(struct kvm_vcpu *v)
     v->settled = v->changed & REGISTER_SYSTEM ? 0 : by;
 }
 
-HRESULT kvm_view_do(struct kvm_vcpu *v, kvm_view_work work, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
+__attribute__((hot)) HRESULT kvm_view_do(struct kvm_vcpu *v, kvm_view_work work, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     struct os_guard guard;
     volatile HRESULT hr = S_OK;         // the guard's jump must find it

@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "engine/kvm/same.h"
 #include "engine/kvm/undo_fit.h"
 #include "engine/kvm/undo_modify.h"
 #include "engine/kvm/undo_read.h"
@@ -29,19 +30,85 @@ static void take_instruction(struct kvm_undo *undo, const struct undo_insn *insn
     undo->count_mask = insn->rep ? insn->address_mask : 0;
 }
 
+// What is of one exit alone.
+static void undo_begin(const struct x86_cpu *cpu, const struct kvm_run *run, struct kvm_undo *undo)
+{
+    memset(undo, 0, offsetof(struct kvm_undo, seen));
+    undo->rip = cpu->rip;
+    undo->port = run->exit_reason == KVM_EXIT_IO;
+}
+
+static unsigned seen_index(uint64_t rip) { return (unsigned)(rip ^ rip >> 4) & (KVM_UNDO_SEEN - 1); }
+
 // ---- Reads: KVM waits with RIP on the instruction ---------------------------------------------------------
 
-static bool undo_read(struct x86_cpu *cpu, const struct kvm_run *run, struct kvm_undo *undo)
+static void remember_load(struct kvm_undo *undo, const struct x86_cpu *cpu, const struct undo_insn *insn)
+{
+    const ZydisDecodedOperand *from = &insn->operand[1];
+    struct undo_seen_load *seen = &undo->loads[seen_index(undo->rip)];
+    *seen = (struct undo_seen_load){ .rip = undo->rip, .port = undo->port, .target = undo->target, .size = undo->size,
+                                     .width = undo->width, .sign = undo->sign, .mode = cpu->mode };
+    memcpy(seen->bytes, undo->bytes, sizeof seen->bytes);
+    if (undo->port)
+        seen->number = from->type == ZYDIS_OPERAND_TYPE_IMMEDIATE ? from->imm.value.u & 0xff : UNDO_PORT_DX;
+    else if (!undo_operand_take(insn, from, &seen->from))
+        return;
+    seen->length = insn->z.length;
+}
+
+// Whether the read is that of a plain load that was seen here before: what undo_read would find.
+static bool loaded_again(struct x86_cpu *cpu, const struct kvm_run *run, struct undo_code *code, struct kvm_undo *undo)
+{
+    const struct undo_seen_load *seen = &undo->loads[seen_index(cpu->rip)];
+    bool port = run->exit_reason == KVM_EXIT_IO;
+    uint64_t linear = 0, gpa;
+    if (seen->rip != cpu->rip || !seen->length || seen->port != port || seen->mode != cpu->mode
+        || code->after < UNDO_AFTER || !same_in_16(undo_back(code, 0), seen->bytes, seen->length))
+        return false;
+    if (port) {
+        uint64_t number = seen->number == UNDO_PORT_DX ? cpu->slot[X86_RDX] & 0xffff : seen->number;
+        if (run->io.count != 1 || run->io.size != seen->size || run->io.port != number)
+            return false;
+    } else {
+        linear = undo_operand_at(cpu, &seen->from, cpu->slot, 0);
+        if (run->mmio.len != seen->size || !undo_translate_near(cpu, linear, &gpa, &code->near)
+            || gpa != run->mmio.phys_addr)
+            return false;
+    }
+    undo->pending = KVM_PENDING_INPUT;
+    undo->rip = cpu->rip;
+    undo->length = seen->length;
+    undo->port = port;
+    undo->string = undo->rep = undo->changes_fpu = false;
+    undo->plain = true;
+    undo->target = seen->target;
+    undo->size = seen->size;
+    undo->width = seen->width;
+    undo->sign = seen->sign;
+    undo->write_count = 0;
+    undo->count_mask = 0;
+    undo->whole = !port;
+    undo->linear = linear;
+    take_bytes(undo, code, 0);
+    return true;
+}
+
+__attribute__((hot)) static bool undo_read(struct x86_cpu *cpu, const struct kvm_run *run, struct kvm_undo *undo)
 {
     struct undo_code code;
-    undo->pending = KVM_PENDING_INPUT;
     undo_fetch(cpu, cpu->rip, 0, &code);
+    if (loaded_again(cpu, run, &code, undo))
+        return true;
+    undo_begin(cpu, run, undo);
+    undo->pending = KVM_PENDING_INPUT;
     take_bytes(undo, &code, 0);
     const struct undo_insn *insn = undo_decode_again(&undo->decoded, cpu, undo_back(&code, 0), code.after, cpu->rip);
     if (!insn || (undo->port && !undo_input_fits(cpu, run, insn)))
         return false;
     take_instruction(undo, insn);
     undo_read_effects(cpu, run, insn, undo);
+    if (undo->plain)
+        remember_load(undo, cpu, insn);
     return true;
 }
 
@@ -102,7 +169,7 @@ static bool fits_back(struct search *s, unsigned n, bool call, struct undo_insn 
 
 static struct undo_seen *seen_at(struct kvm_undo *undo, uint64_t end)
 {
-    return &undo->seen[(unsigned)(end ^ end >> 4) & (KVM_UNDO_SEEN - 1)];
+    return &undo->seen[seen_index(end)];
 }
 
 // ---- What was seen before ---------------------------------------------------------------------------------
@@ -145,20 +212,20 @@ static bool seen_again(struct x86_cpu *cpu, const struct undo_report *report, st
         || report->count != 1 || seen->mode != cpu->mode)
         return false;
     undo_fetch(cpu, cpu->rip, seen->length, &code);
-    if (code.before != seen->length || memcmp(undo_back(&code, seen->length), seen->bytes, seen->length))
+    if (code.before != seen->length || !same_in_16(undo_back(&code, seen->length), seen->bytes, seen->length))
         return false;
     if (undo_may_stay(cpu, undo_back(&code, 0), code.after))        // then it may be that one instead
         return false;
     const void *written = seen->source == UNDO_NUMBER ? (const void *)&seen->number
                                                       : (const uint8_t *)cpu->slot + seen->source;
-    if (memcmp(written, report->data, report->size))
+    if (!same_in_8(written, report->data, report->size))
         return false;
     if (report->port) {
         if ((number == UNDO_PORT_DX ? cpu->slot[X86_RDX] & 0xffff : number) != report->address)
             return false;
     } else {
         linear = undo_operand_at(cpu, &seen->to, cpu->slot, 0);
-        if (!undo_translate(cpu, linear, &gpa) || gpa != report->address
+        if (!undo_translate_near(cpu, linear, &gpa, &code.near) || gpa != report->address
             || (gpa & X86_PAGE_MASK) + report->size > X86_PAGE_SIZE)
             return false;
     }
@@ -286,7 +353,7 @@ static bool find_write(struct search *s, bool completed, bool *ambiguous, struct
     return at || before || find_call(s, found);
 }
 
-static bool undo_write(struct x86_cpu *cpu, const struct undo_report *report, bool completed, bool *ambiguous,
+static __attribute__((noinline)) bool undo_write(struct x86_cpu *cpu, const struct undo_report *report, bool completed, bool *ambiguous,
                        struct kvm_undo *undo)
 {
     struct search search;       // its code is filled in by each look
@@ -324,25 +391,26 @@ static bool undo_write(struct x86_cpu *cpu, const struct undo_report *report, bo
     return true;
 }
 
-bool kvm_undo_exit(struct x86_cpu *cpu, const struct kvm_run *run, bool completed, bool *ambiguous,
+__attribute__((hot)) bool kvm_undo_exit(struct x86_cpu *cpu, const struct kvm_run *run, bool completed, bool *ambiguous,
                    struct kvm_undo *undo)
 {
-    bool port = run->exit_reason == KVM_EXIT_IO, write = port ? run->io.direction == KVM_EXIT_IO_OUT : run->mmio.is_write;
     struct undo_report report;
     *ambiguous = false;
-    if (write) {
-        report = port ? (struct undo_report){ .port = true, .address = run->io.port, .size = run->io.size,
-                                              .count = run->io.count,
-                                              .data = (const uint8_t *)run + run->io.data_offset }
-                      : (struct undo_report){ .address = run->mmio.phys_addr, .size = run->mmio.len, .count = 1,
-                                              .data = run->mmio.data };
-        if (seen_again(cpu, &report, undo))
-            return true;
+    if (run->exit_reason == KVM_EXIT_IO) {
+        if (run->io.direction == KVM_EXIT_IO_IN)
+            return undo_read(cpu, run, undo);
+        report = (struct undo_report){ .port = true, .address = run->io.port, .size = run->io.size,
+                                       .count = run->io.count, .data = (const uint8_t *)run + run->io.data_offset };
+    } else {
+        if (!run->mmio.is_write)
+            return undo_read(cpu, run, undo);
+        report = (struct undo_report){ .address = run->mmio.phys_addr, .size = run->mmio.len, .count = 1,
+                                       .data = run->mmio.data };
     }
-    memset(undo, 0, offsetof(struct kvm_undo, seen));
-    undo->rip = cpu->rip;
-    undo->port = port;
-    return write ? undo_write(cpu, &report, completed, ambiguous, undo) : undo_read(cpu, run, undo);
+    if (seen_again(cpu, &report, undo))
+        return true;
+    undo_begin(cpu, run, undo);
+    return undo_write(cpu, &report, completed, ambiguous, undo);
 }
 
 // ---- The data that a client gave --------------------------------------------------------------------------
@@ -368,7 +436,7 @@ void kvm_undo_keep(struct kvm_undo_registers *registers, const struct x86_cpu *c
     registers->oszapc = cpu->oszapc;
 }
 
-bool kvm_undo_feed(const struct kvm_undo *undo, const struct kvm_undo_registers *before,
+__attribute__((hot)) bool kvm_undo_feed(const struct kvm_undo *undo, const struct kvm_undo_registers *before,
                    const struct x86_cpu *wanted, uint8_t data[8])
 {
     if (undo->pending != KVM_PENDING_INPUT || !undo->plain
@@ -378,13 +446,15 @@ bool kvm_undo_feed(const struct kvm_undo *undo, const struct kvm_undo_registers 
         || (wanted->rflags & (X86_TF | X86_RF)) || wanted->interrupt_shadow)
         return false;
     unsigned target = undo->target / 8;
-    if (memcmp(wanted->slot, before->slot, target * sizeof *wanted->slot)
-        || memcmp(wanted->slot + target + 1, before->slot + target + 1, (UNDO_GPRS - 1 - target) * sizeof *wanted->slot))
+    uint64_t others[UNDO_GPRS];
+    memcpy(others, before->slot, sizeof others);
+    others[target] = wanted->slot[target];
+    if (!same_pairs(wanted->slot, others, UNDO_GPRS / 2))
         return false;
     uint64_t value = wanted->slot[target] >> undo->target % 8 * 8;
     if (wanted->slot[target] != loaded(undo, before->slot[target], value))
         return false;
     value &= ~0ull >> (64 - undo->size * 8);
-    memcpy(data, &value, 8);
+    memcpy(data, &value, sizeof value);
     return true;
 }

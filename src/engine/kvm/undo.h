@@ -63,6 +63,19 @@ struct undo_seen {
 #define UNDO_NUMBER 255u
 #define UNDO_PORT_DX 0x10000u
 
+// The same of a plain load (see struct kvm_undo) at `rip`.
+struct undo_seen_load {
+    uint64_t rip;
+    uint8_t length;             // 0: nothing is remembered
+    bool port;                  // IN; from the port `number`, or with UNDO_PORT_DX from that in DX
+    uint8_t target, size, width;
+    bool sign;
+    uint32_t mode;
+    uint32_t number;
+    struct undo_operand from;
+    uint8_t bytes[UNDO_AFTER];
+};
+
 // An instruction that KVM reported, found again.
 struct kvm_undo {
     enum kvm_pending_kind pending;
@@ -90,6 +103,7 @@ struct kvm_undo {
     // Kept from exit to exit, and zero before the first. Guests exit from the same few places, and what was
     // found there before saves the search.
     struct undo_seen seen[KVM_UNDO_SEEN];
+    struct undo_seen_load loads[KVM_UNDO_SEEN];
     struct undo_decoded decoded;
 };
 

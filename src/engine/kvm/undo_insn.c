@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "engine/kvm/same.h"
 #include "x86/system.h"
 
 // ---- Code -------------------------------------------------------------------------------------------------
@@ -12,11 +13,8 @@ static bool code64(const struct x86_cpu *cpu) { return (cpu->mode & X86_MODE_COD
 #define TABLE_ADDRESS 0x000ffffffffff000ull
 
 // Where an address lies by the four levels of tables in 64-bit mode (SDM vol. 3A 4.5.4), whoever may use it:
-// the kernel has just been there. False: ask x86_walk. `near` is the stretch of memory that was looked at last, from
-// `near_at` on, before and afterwards: tables and code mostly lie in one.
-struct near { struct x86_page page; uint64_t at; };
-
-static bool look_near(struct x86_cpu *cpu, struct near *near, uint64_t gpa)
+// the kernel has just been there. False: ask x86_walk.
+static bool look_near(struct x86_cpu *cpu, struct undo_near *near, uint64_t gpa)
 {
     if (X86_UNLIKELY(gpa - near->page.first >= near->page.size)) {
         near->at = gpa & ~(uint64_t)X86_PAGE_MASK;
@@ -25,7 +23,7 @@ static bool look_near(struct x86_cpu *cpu, struct near *near, uint64_t gpa)
     return near->page.host != NULL;
 }
 
-static bool quick_walk(struct x86_cpu *cpu, uint64_t linear, uint64_t *gpa, struct near *near)
+__attribute__((hot)) static bool quick_walk(struct x86_cpu *cpu, uint64_t linear, uint64_t *gpa, struct undo_near *near)
 {
     uint64_t entry = cpu->cr3;
     unsigned shift = 48;
@@ -36,7 +34,7 @@ static bool quick_walk(struct x86_cpu *cpu, uint64_t linear, uint64_t *gpa, stru
         if (!look_near(cpu, near, table) || !near->page.read)
             return false;
         shift -= 9;
-        memcpy(&entry, near->page.host + (table - near->at) + (linear >> shift & 511) * sizeof entry, sizeof entry);
+        memcpy(&entry, near->page.host + (int64_t)(table - near->at) + (linear >> shift & 511) * sizeof entry, sizeof entry);
         if (!(entry & 1))
             return false;
     } while (shift > 12 && (shift == 39 || !(entry & 0x80)));
@@ -65,13 +63,12 @@ static const uint8_t *code_at(struct x86_cpu *cpu, uint64_t linear, unsigned *si
 }
 
 // The same in the page of RIP.
-static const uint8_t *code_here(struct x86_cpu *cpu, uint64_t linear, unsigned *size)
+static const uint8_t *code_here(struct x86_cpu *cpu, uint64_t linear, unsigned *size, struct undo_near *near)
 {
     uint64_t gpa;
-    struct near near = { .page.size = 0 };
-    if (!quick_walk(cpu, linear, &gpa, &near))
+    if (!quick_walk(cpu, linear, &gpa, near))
         return code_at(cpu, linear, size);
-    return look_near(cpu, &near, gpa) && near.page.execute ? near.page.host + (gpa - near.at) : NULL;
+    return look_near(cpu, near, gpa) && near->page.execute ? near->page.host + (int64_t)(gpa - near->at) : NULL;
 }
 
 static void fetch_after(struct x86_cpu *cpu, struct undo_code *code)
@@ -105,14 +102,15 @@ static void fetch_before(struct x86_cpu *cpu, struct undo_code *code, unsigned b
     }
 }
 
-void undo_fetch(struct x86_cpu *cpu, uint64_t rip, unsigned before, struct undo_code *code)
+__attribute__((hot)) void undo_fetch(struct x86_cpu *cpu, uint64_t rip, unsigned before, struct undo_code *code)
 {
     uint64_t linear = x86_code_linear(cpu, rip), offset = linear & X86_PAGE_MASK;
     code->rip = rip;
+    code->near.page.size = 0;
     code->before = code->after = 0;
     if (rip >= before && offset >= before && offset + UNDO_AFTER <= X86_PAGE_SIZE) {     // all in one page
         unsigned size = before + UNDO_AFTER;
-        const uint8_t *at = code_here(cpu, linear - before, &size);
+        const uint8_t *at = code_here(cpu, linear - before, &size, &code->near);
         if (!at)
             return;
         memcpy(code->bytes + UNDO_BEFORE - before, at, size);
@@ -148,12 +146,13 @@ bool undo_decode(const struct x86_cpu *cpu, const uint8_t *bytes, unsigned size,
     return true;
 }
 
-const struct undo_insn *undo_decode_again(struct undo_decoded *last, const struct x86_cpu *cpu, const uint8_t *bytes,
+__attribute__((hot)) const struct undo_insn *undo_decode_again(struct undo_decoded *last, const struct x86_cpu *cpu, const uint8_t *bytes,
                                           unsigned size, uint64_t rip)
 {
     if (size > sizeof last->bytes)
         size = sizeof last->bytes;
-    if (!size || last->size != size || last->mode != cpu->mode || memcmp(last->bytes, bytes, size)) {
+    if (!size || last->size != size || last->mode != cpu->mode
+        || !same_in_16(last->bytes, bytes, size)) {
         last->size = 0;
         if (!undo_decode(cpu, bytes, size, rip, &last->insn))
             return NULL;
@@ -166,7 +165,7 @@ const struct undo_insn *undo_decode_again(struct undo_decoded *last, const struc
 }
 
 // Legacy and REX prefixes come first (SDM vol. 2A 2.1); OUT is E6, E7, EE and EF.
-bool undo_may_stay(const struct x86_cpu *cpu, const uint8_t *bytes, unsigned size)
+__attribute__((hot)) bool undo_may_stay(const struct x86_cpu *cpu, const uint8_t *bytes, unsigned size)
 {
     for (unsigned n = 0; n < size; n++) {
         uint8_t b = bytes[n];
@@ -267,17 +266,23 @@ const ZydisDecodedOperand *undo_stack_operand(const struct undo_insn *insn)
 
 bool undo_translate(struct x86_cpu *cpu, uint64_t linear, uint64_t *gpa)
 {
+    struct undo_near near = { .page.size = 0 };
+    return undo_translate_near(cpu, linear, gpa, &near);
+}
+
+__attribute__((hot)) bool undo_translate_near(struct x86_cpu *cpu, uint64_t linear, uint64_t *gpa,
+                                               struct undo_near *near)
+{
     if (code64(cpu) && !x86_canonical(linear))
         return false;
-    struct near near = { .page.size = 0 };
-    if (quick_walk(cpu, linear, gpa, &near))
+    if (quick_walk(cpu, linear, gpa, near))
         return true;
     struct x86_walk_result w = x86_walk(cpu, linear, X86_READ, X86_WALK_IGNORE_RIGHTS | X86_WALK_UNCACHED);
     *gpa = w.t.gpa;
     return w.ok;
 }
 
-struct x86_page undo_page(struct x86_cpu *cpu, uint64_t gpa)
+__attribute__((hot)) struct x86_page undo_page(struct x86_cpu *cpu, uint64_t gpa)
 {
     struct x86_page page = { 0 };
     cpu->bus->page(cpu, gpa & ~X86_PAGE_MASK, &page);

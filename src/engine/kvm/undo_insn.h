@@ -12,8 +12,12 @@
 #define UNDO_BEFORE 64          // bytes of code that are looked at before a place
 #define UNDO_AFTER 16
 
+// The stretch of memory that was looked at last, whose first page is at `at`: tables, code and data mostly lie in one.
+struct undo_near { struct x86_page page; uint64_t at; };
+
 struct undo_code {
     uint64_t rip;
+    struct undo_near near;
     unsigned before, after;     // bytes that could be fetched before and from `rip` on
     uint8_t bytes[UNDO_BEFORE + UNDO_AFTER];    // bytes[UNDO_BEFORE] is at `rip`
 };
@@ -89,6 +93,8 @@ static inline uint64_t undo_add(uint64_t value, uint64_t mask, uint64_t delta)
 
 // Where a linear address lies, by the tables alone. False: nowhere.
 bool undo_translate(struct x86_cpu *cpu, uint64_t linear, uint64_t *gpa);
+// The same, and `near` is made use of and kept.
+bool undo_translate_near(struct x86_cpu *cpu, uint64_t linear, uint64_t *gpa, struct undo_near *near);
 // Copy guest memory; false: not all of it is memory that can be read.
 bool undo_read_memory(struct x86_cpu *cpu, uint64_t linear, void *bytes, unsigned size);
 // The page of a guest address as the bus has it.

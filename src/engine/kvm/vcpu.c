@@ -45,7 +45,7 @@ void kvm_vcpu_cancel(struct vp *vp)
 // again.
 #define KICK_AGAIN_NS 50000u
 
-void kvm_vcpu_stop(struct kvm_vcpu *v)
+__attribute__((hot)) void kvm_vcpu_stop(struct kvm_vcpu *v)
 {
     uint32_t ticket = turnstile_ask(&v->turnstile);
     do
@@ -54,7 +54,7 @@ void kvm_vcpu_stop(struct kvm_vcpu *v)
     while (!turnstile_try_enter(&v->turnstile, ticket, KICK_AGAIN_NS));
 }
 
-void kvm_vcpu_go(struct kvm_vcpu *v)
+__attribute__((hot)) void kvm_vcpu_go(struct kvm_vcpu *v)
 {
     turnstile_leave(&v->turnstile);
 }
@@ -326,7 +326,7 @@ static enum step refused(struct kvm_vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
     return STEP_EXIT;
 }
 
-static HRESULT enter(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
+static inline __attribute__((always_inline)) HRESULT enter(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     uint32_t changed = v->changed & KVM_GROUPS_SYNCED;
     struct kvm_sregs given;
@@ -392,7 +392,7 @@ static HRESULT over_special(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT
     return n < count && (bytes[n] == 0xcf || bytes[n] == 0xf4) ? kvm_step(v, step, exit) : S_OK;
 }
 
-static HRESULT run_step(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
+__attribute__((hot)) static HRESULT run_step(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     HRESULT hr = S_OK;
     if (X86_UNLIKELY(atomic_load(&v->attention) & KVM_ATTENTION_CANCEL)) {
@@ -444,7 +444,7 @@ static HRESULT run_step(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CON
     return enter(v, step, exit);
 }
 
-HRESULT kvm_vcpu_run(struct vp *vp, WHV_RUN_VP_EXIT_CONTEXT *exit)
+__attribute__((hot)) HRESULT kvm_vcpu_run(struct vp *vp, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     struct kvm_vcpu *v = vp->engine_data;
     HRESULT hr;

@@ -112,6 +112,7 @@ struct kvm_vcpu {
     struct kvm_sregs seen;              // what the view's system registers were loaded from
     bool seen_stale;                    // they are not what that would give any more
     uint64_t settled;                   // what the view was settled by besides them (step.c); 0: not
+    struct kvm_runtime runtime;
     struct kvm_half half;
     // The registers that an instruction can be completed from, as they were at the exit.
     struct kvm_undo_registers before;
@@ -130,7 +131,6 @@ struct kvm_vcpu {
     struct kvm_timer timer;
     uint8_t apic_page[KVM_APIC_PAGE_SIZE], apic_before[KVM_APIC_PAGE_SIZE];    // KVM_GROUP_APIC, and as fetched
     struct x86_step step;               // the instruction that is stepped
-    struct kvm_runtime runtime;
     struct x86_counted steps;           // instructions that were run on the view
     x86_count told_halts, told_windows; // exits of KVM_RUN that the kernel counts too
     struct kvm_stats stats_before;      // as they were at its creation
