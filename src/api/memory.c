@@ -27,9 +27,11 @@ static bool map_flags_valid(UINT32 flags)
            (!(flags & WHvMapGpaRangeFlagWrite) || (flags & WHvMapGpaRangeFlagRead));
 }
 
-static bool tracking_possible(const struct partition *p)
+static bool tracking_possible(struct partition *p)
 {
-    return p->engine->capabilities()->features.DirtyPageTracking;
+    struct engine_capabilities capabilities;
+
+    return partition_capabilities_locked(p, &capabilities) && capabilities.features.DirtyPageTracking;
 }
 
 HRESULT WINAPI WHvMapGpaRange(WHV_PARTITION_HANDLE Partition, VOID *SourceAddress,

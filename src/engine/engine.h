@@ -27,7 +27,8 @@ typedef uint64_t gva_t;
 
 #define ENGINE_PRIVATE_STATE_MAX 512    // bytes; see get_private_state
 
-// What a partition on this engine can get. `WHvGetCapability` and the property checks read this and nothing else.
+// What a partition on this engine can get, with what the host adds (partition/capabilities.h). `WHvGetCapability` and the
+// property checks read this and nothing else.
 struct engine_capabilities {
     WHV_CAPABILITY_FEATURES features;
     WHV_EXTENDED_VM_EXITS extended_vm_exits;
@@ -36,6 +37,8 @@ struct engine_capabilities {
     WHV_PROCESSOR_VENDOR vendor;
     WHV_PROCESSOR_FEATURES_BANKS processor_features;
     WHV_PROCESSOR_XSAVE_FEATURES xsave_features;
+    WHV_SYNTHETIC_PROCESSOR_FEATURES_BANKS synthetic_features;
+    WHV_PROCESSOR_PERFMON_FEATURES perfmon_features;
     UINT8 clflush_units;                        // line size in units of 8 bytes, as in CPUID.1:EBX[15:8]
     UINT32 physical_address_width;              // bits
     UINT64 processor_clock_hz;
@@ -44,6 +47,9 @@ struct engine_capabilities {
     bool interrupt_clock_fixed;
     UINT32 max_processors;
     bool apic_emulation;                        // XApic and X2Apic modes
+    bool apic_remote_read;                      // ApicRemoteReadSupport
+    bool nested_virtualization;                 // NestedVirtualization
+    bool device_assignment;                     // AllowDeviceAssignment; the host's, see partition/capabilities.h
 };
 
 // Why an engine is or is not usable on this host; `text` is a sentence fit for people.

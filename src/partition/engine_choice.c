@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "partition/capabilities.h"
+
 // What may be given up, by name. Exits only: whatever else an engine lacks shows in the guest.
 static const struct {
     const char *name;
@@ -121,7 +123,12 @@ static void merge(struct engine_capabilities *all, const struct engine_capabilit
     all->processor_features.Bank0.AsUINT64 |= more->processor_features.Bank0.AsUINT64;
     all->processor_features.Bank1.AsUINT64 |= more->processor_features.Bank1.AsUINT64;
     all->xsave_features.AsUINT64 |= more->xsave_features.AsUINT64;
+    all->synthetic_features.Bank0.AsUINT64 |= more->synthetic_features.Bank0.AsUINT64;
+    all->perfmon_features.AsUINT64 |= more->perfmon_features.AsUINT64;
     all->apic_emulation |= more->apic_emulation;
+    all->apic_remote_read |= more->apic_remote_read;
+    all->nested_virtualization |= more->nested_virtualization;
+    all->device_assignment |= more->device_assignment;
     all->processor_clock_fixed &= more->processor_clock_fixed;
     all->interrupt_clock_fixed &= more->interrupt_clock_fixed;
     if (more->max_processors > all->max_processors)
@@ -132,16 +139,16 @@ static void merge(struct engine_capabilities *all, const struct engine_capabilit
 
 bool engine_wish_capabilities(const struct engine_wish *wish, struct engine_capabilities *capabilities)
 {
+    struct engine_capabilities more;
     bool any = false;
     char why[160];
 
     for (unsigned int i = 0; engines[i]; i++) {
         if (!eligible(wish, engines[i], why, sizeof(why)))
             continue;
+        capabilities_of(engines[i], any ? &more : capabilities);
         if (any)
-            merge(capabilities, engines[i]->capabilities());
-        else
-            *capabilities = *engines[i]->capabilities();
+            merge(capabilities, &more);
         any = true;
     }
     return any;
@@ -151,6 +158,7 @@ const struct engine *engine_choose(const struct engine_wish *wish, const struct 
                                    int *after, char *passed, size_t passed_size)
 {
     for (int i = *after + 1; engines[i]; i++) {
+        struct engine_capabilities capabilities;
         const struct property *lacking;
         char why[160];
 
@@ -158,7 +166,8 @@ const struct engine *engine_choose(const struct engine_wish *wish, const struct 
             engine_text_add(passed, passed_size, "%s passed over: %s\n", engines[i]->name, why);
             continue;
         }
-        lacking = property_unsupported(values, engines[i]->capabilities(), wish->relaxed);
+        capabilities_of(engines[i], &capabilities);
+        lacking = property_unsupported(values, &capabilities, wish->relaxed);
         if (lacking) {
             engine_text_add(passed, passed_size, "%s passed over: it does not support the %s that was set\n",
                             engines[i]->name, lacking->name);
@@ -175,6 +184,7 @@ void engine_report_write(char *report, size_t size, const struct engine_wish *wi
                          const char *passed)
 {
     struct engine_status status = {.usable = false};
+    struct engine_capabilities capabilities;
 
     snprintf(report, size, "engine: %s\n", chosen ? chosen->name : "none");
     if (!name_known(wish->name))
@@ -184,11 +194,12 @@ void engine_report_write(char *report, size_t size, const struct engine_wish *wi
                         wish->unknown_relaxation);
     if (chosen) {
         chosen->probe(&status);
+        capabilities_of(chosen, &capabilities);
         engine_text_add(report, size, "%s chosen: %s\n", chosen->name,
                         is_auto(wish) ? status.text : "it was asked for by name");
         for (unsigned int i = 0; i < RELAXATIONS; i++)
             if (values->extended_vm_exits.AsUINT64 & wish->relaxed.AsUINT64 & relaxations[i].exit.AsUINT64 &
-                ~chosen->capabilities()->extended_vm_exits.AsUINT64)
+                ~capabilities.extended_vm_exits.AsUINT64)
                 engine_text_add(report, size, "relaxed: %s\n", relaxations[i].name);
     }
     engine_text_add(report, size, "%s", passed);

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "os/tsc.h"
+#include "partition/capabilities.h"
 #include "partition/handover.h"
 #include "partition/migration.h"
 #include "partition/policy.h"
@@ -53,7 +54,7 @@ bool partition_capabilities_locked(struct partition *p, struct engine_capabiliti
 {
     if (!p->engine)
         return engine_wish_capabilities(&p->wish, capabilities);
-    *capabilities = *p->engine->capabilities();
+    capabilities_of(p->engine, capabilities);
     return true;
 }
 
@@ -87,7 +88,7 @@ static HRESULT choose_and_set_up_locked(struct partition *p)
     char passed[ENGINE_REPORT_SIZE] = "";
     const struct engine *engine;
     HRESULT hr = WHV_E_INVALID_PARTITION_CONFIG;
-    struct engine_capabilities capabilities;
+    struct engine_capabilities capabilities, chosen;
     int place = -1;
 
     if (p->properties.processor_count == 0)
@@ -98,7 +99,8 @@ static HRESULT choose_and_set_up_locked(struct partition *p)
     // An engine whose own set-up fails (the host refuses it, say) is passed over like one that lacks a
     // feature.
     while ((engine = engine_choose(&p->wish, &p->properties, &place, passed, sizeof(passed)))) {
-        property_defaults(&p->properties, engine->capabilities());
+        capabilities_of(engine, &chosen);
+        property_defaults(&p->properties, &chosen);
         p->engine = engine;
         hr = engine->setup(p);
         if (SUCCEEDED(hr)) {
