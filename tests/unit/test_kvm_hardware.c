@@ -265,6 +265,40 @@ static void test_msr_refuses(void **state)
     run_to_port(0x70);
 }
 
+// Set a property; how many calls to the kernel that took.
+static unsigned calls_of_change(WHV_PARTITION_PROPERTY_CODE code, uint64_t value, UINT32 size)
+{
+    unsigned before = fake_kvm.calls;
+
+    assert_ok(WHvSetPartitionProperty(pair[KVM], code, &value, size));
+    return fake_kvm.calls - before;
+}
+
+// KVM has all its processors stop for a filter: it gets one when the MSRs that exit are others, and whenever it is not
+// known what it has.
+static void test_msr_changes(void **state)
+{
+    const uint64_t read = (WHV_X64_MSR_EXIT_BITMAP){.TscMsrRead = 1}.AsUINT64, write = read ^ 6;
+    unsigned filter;
+
+    (void)state;
+    start(MSR_EXIT, 0);
+    filter = calls_of_change(WHvPartitionPropertyCodeX64MsrExitBitmap, read, 8);
+    assert_true(filter > 0);
+    assert_int_equal(calls_of_change(WHvPartitionPropertyCodeX64MsrExitBitmap, read, 8), 0);
+    assert_int_equal(calls_of_change(WHvPartitionPropertyCodeCpuidExitList, 1, 4), 0);
+    assert_int_equal(calls_of_change(WHvPartitionPropertyCodeExceptionExitBitmap, 8, 8), 0);
+    assert_int_equal(calls_of_change(WHvPartitionPropertyCodeX64MsrExitBitmap, write, 8), filter);
+    // A change that fails, and so does the way back: what KVM has is not known then.
+    fake_fail(1, 2);
+    assert_int_not_equal(WHvSetPartitionProperty(pair[KVM], WHvPartitionPropertyCodeX64MsrExitBitmap, &read, 8), S_OK);
+    assert_int_equal(fake_fail_end(), 2);
+    assert_int_equal(calls_of_change(WHvPartitionPropertyCodeX64MsrExitBitmap, write, 8), filter);
+    // Without X64MsrExit the bitmap means nothing.
+    assert_int_equal(calls_of_change(WHvPartitionPropertyCodeExtendedVmExits, 0, 8), filter);
+    assert_int_equal(calls_of_change(WHvPartitionPropertyCodeX64MsrExitBitmap, read, 8), 0);
+}
+
 // ---- Exceptions -------------------------------------------------------------------------------------------
 
 // vmx.c, handle_exception_nmi; svm.c, bp_interception: RIP is on the INT3.
@@ -643,7 +677,8 @@ int main(void)
         TEST(test_out), TEST(test_out_again), TEST(test_out_twice), TEST(test_out_7e),
         TEST(test_out_same_place),
         TEST(test_out_trapped), TEST(test_in), TEST(test_in_otherwise), TEST(test_in_stepped), TEST(test_msr),
-        TEST(test_msr_refuses), TEST(test_breakpoint), TEST(test_breakpoint_pending), TEST(test_trap),
+        TEST(test_msr_refuses), TEST(test_msr_changes), TEST(test_breakpoint), TEST(test_breakpoint_pending),
+        TEST(test_trap),
         TEST(test_hardware_breakpoint), TEST(test_guest_sets_breakpoint), TEST(test_own_step),
         TEST(test_window), TEST(test_priority), TEST(test_halt),
         TEST(test_shutdown), TEST(test_shutdown_by_event), TEST(test_shutdown_reset), TEST(test_fail_entry),

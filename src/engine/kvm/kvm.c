@@ -26,6 +26,14 @@ static void copy_exits(struct kvm_partition *kvm)
                           ? p->exception_exit_bitmap & kvm_host_capabilities()->exception_exit_bitmap : 0;
 }
 
+// All that changes after set-up and kvm_msr_exits looks at, as a number; never MSR_CHOICE_UNKNOWN, as no reserved bit of
+// the bitmap can be set.
+#define MSR_CHOICE_UNKNOWN UINT64_MAX
+static uint64_t msr_choice(const struct property_values *p)
+{
+    return p->extended_vm_exits.X64MsrExit ? p->msr_exit_bitmap.AsUINT64 << 1 | 1 : 0;
+}
+
 // What set-up may still have to undo is all in the object: descriptors are -1 until they are there.
 static void release(struct kvm_partition *kvm)
 {
@@ -116,6 +124,7 @@ static HRESULT kvm_setup(struct partition *p)
     kvm_slots_init(&kvm->slots, kvm->vm, kvm_host()->slots);
     pthread_rwlock_init(&kvm->vcpus_lock, NULL);
     copy_exits(kvm);
+    kvm->msr_choice = msr_choice(&p->properties);
     kvm->stands = kvm_host()->tsc_offset;       // until the first run
     p->engine_data = kvm;
     return S_OK;
@@ -151,8 +160,14 @@ void kvm_go_all(void *kvm_partition)
 static HRESULT kvm_properties_changed(struct partition *p)
 {
     struct kvm_partition *kvm = p->engine_data;
+    uint64_t choice = msr_choice(&p->properties);
+    HRESULT hr = S_OK;
     kvm_stop_all(kvm);
-    HRESULT hr = kvm_msr_exits(kvm->vm, &p->properties);
+    // KVM waits for all its processors before it has another filter.
+    if (choice != kvm->msr_choice) {
+        hr = kvm_msr_exits(kvm->vm, &p->properties);
+        kvm->msr_choice = SUCCEEDED(hr) ? choice : MSR_CHOICE_UNKNOWN;
+    }
     if (SUCCEEDED(hr))
         copy_exits(kvm);
     kvm_go_all(kvm);

@@ -57,6 +57,7 @@ struct kvm_partition {
     // none yet.
     struct { int fd; struct kvm_run *run; } kept[PARTITION_MAX_PROCESSORS];     // fd -1: none
     _Atomic uint64_t debug_exceptions;  // vectors that exit; only such as KVM can give
+    uint64_t msr_choice;                // what KVM has of the MSR exits (kvm.c), under partition->lock
     // time.c; written with all processors standing still.
     bool stands;                        // time does
     uint64_t tsc_offset;                // of a counter that is the partition's clock; as it was while time stands
