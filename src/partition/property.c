@@ -6,319 +6,90 @@
 
 #include "partition/partition.h"
 
-// Percent, as the reference's scheduling properties are given; weights as Hyper-V's schedulers count them.
-#define CPU_PERCENT_MAX 100
-#define CPU_WEIGHT_MAX 10000
-#define CPU_WEIGHT_DEFAULT 100
-// Architectural bounds of the width of a physical address that a 64-bit guest can live with (SDM vol. 3A
-// 4.1.4).
-#define ADDRESS_WIDTH_MIN 32
-// A clock below this makes no timer usable; one above it overflows 64-bit arithmetic on nanoseconds.
-#define CLOCK_HZ_MIN 1000000ull
-#define CLOCK_HZ_MAX 1000000000000ull
+#define MEMBER_SIZE(type, member) sizeof(((type *)0)->member)
 
-static UINT32 load32(const void *value)
-{
-    UINT32 n;
+// ---- The table -----------------------------------------------------------------------------------------------------
 
-    memcpy(&n, value, sizeof(n));
-    return n;
-}
+// The columns of properties.def, as members of struct property.
+#define VALUE(member) .offset = offsetof(struct property_values, member)
+#define LIST(list, count)                                                                                              \
+    .offset = offsetof(struct property_values, list), .count_offset = offsetof(struct property_values, count)
 
-static UINT64 load64(const void *value)
-{
-    UINT64 n;
+#define BEFORE_SETUP false
+#define ANY_TIME true
 
-    memcpy(&n, value, sizeof(n));
-    return n;
-}
+#define ZERO .initial_offered = PROPERTY_NOTHING
+#define CONSTANT(number) .initial_offered = PROPERTY_NOTHING, .initial = (number)
+#define OFFERED(member) .initial_offered = offsetof(struct engine_capabilities, member)
 
-static bool check_bool(const void *value, UINT32 count, const struct engine_capabilities *capabilities)
-{
-    (void)count, (void)capabilities;
-    return load32(value) <= 1;
-}
+// A part's bounds.
+#define FREE .offered = PROPERTY_NOTHING, .condition = PROPERTY_NOTHING
+#define OF(member)                                                                                                     \
+    .offered = offsetof(struct engine_capabilities, member),                                                           \
+    .offered_size = MEMBER_SIZE(struct engine_capabilities, member), .condition = PROPERTY_NOTHING
+#define PART_NUMBER(low_, high_) .range = PROPERTY_NUMBER, .low = (low_), .high = (high_), FREE
+#define PART_FLAGS(known) .range = PROPERTY_BITS, .high = (known), FREE
+#define PART_BITS(member) .range = PROPERTY_BITS, OF(member)
+#define FIELD(type, member) .offset = offsetof(type, member), .size = MEMBER_SIZE(type, member)
 
-static bool check_processor_count(const void *value, UINT32 count,
-                                  const struct engine_capabilities *capabilities)
-{
-    (void)count;
-    return load32(value) >= 1 && load32(value) <= capabilities->max_processors &&
-           load32(value) <= PARTITION_MAX_PROCESSORS;
-}
+#define PARTS(...)                                                                                                     \
+    .parts = (const struct property_part[]){__VA_ARGS__},                                                              \
+    .part_count = sizeof((const struct property_part[]){__VA_ARGS__}) / sizeof(struct property_part)
+#define ANYTHING .part_count = 0
+#define NUMBER(low_, high_) PARTS({PART_NUMBER(low_, high_)})
+#define UP_TO(low_, high_, member) PARTS({.range = PROPERTY_UP_TO, .low = (low_), .high = (high_), OF(member)})
+#define EXACTLY(member) PARTS({.range = PROPERTY_EXACTLY, OF(member)})
+#define FREQUENCY(low_, high_, own, fixed)                                                                             \
+    PARTS({.range = PROPERTY_FREQUENCY, .low = (low_), .high = (high_),                                                \
+           .offered = offsetof(struct engine_capabilities, own),                                                       \
+           .offered_size = MEMBER_SIZE(struct engine_capabilities, own),                                               \
+           .condition = offsetof(struct engine_capabilities, fixed)})
+#define CHOICE(last) NUMBER(0, last)
+#define CHOICE_IF(last, member)                                                                                        \
+    PARTS({.range = PROPERTY_CHOICE, .high = (last), .offered = PROPERTY_NOTHING,                                      \
+           .condition = offsetof(struct engine_capabilities, member)})
+#define BITS(member) PARTS({PART_BITS(member)})
 
-static bool check_apic_mode(const void *value, UINT32 count, const struct engine_capabilities *capabilities)
-{
-    (void)count;
-    return load32(value) == WHvX64LocalApicEmulationModeNone ||
-           (load32(value) <= WHvX64LocalApicEmulationModeX2Apic && capabilities->apic_emulation);
-}
+// Every structure of banks begins like this one.
+#define BANKS(n, member) PARTS(BANKS_HEAD(n), BANKS_##n(member))
+#define BANKS_HEAD(n)                                                                                                  \
+    {FIELD(WHV_PROCESSOR_FEATURES_BANKS, BanksCount), PART_NUMBER(n, n)},                                              \
+        {FIELD(WHV_PROCESSOR_FEATURES_BANKS, Reserved0), PART_NUMBER(0, 0)}
+#define BANKS_1(member) {FIELD(WHV_PROCESSOR_FEATURES_BANKS, Bank0), PART_BITS(member.Bank0)}
+#define BANKS_2(member) BANKS_1(member), {FIELD(WHV_PROCESSOR_FEATURES_BANKS, Bank1), PART_BITS(member.Bank1)}
+_Static_assert(WHV_PROCESSOR_FEATURES_BANKS_COUNT == 2 && WHV_SYNTHETIC_PROCESSOR_FEATURES_BANKS_COUNT == 1,
+               "the numbers of banks in properties.def");
+_Static_assert(offsetof(WHV_SYNTHETIC_PROCESSOR_FEATURES_BANKS, Bank0) ==
+                   offsetof(WHV_PROCESSOR_FEATURES_BANKS, Bank0),
+               "structures of banks begin alike");
 
-static bool check_exits(const void *value, UINT32 count, const struct engine_capabilities *capabilities)
-{
-    (void)count;
-    return (load64(value) & ~capabilities->extended_vm_exits.AsUINT64) == 0;
-}
+#define RESULT2_FLAGS                                                                                                  \
+    PARTS({FIELD(WHV_X64_CPUID_RESULT2, Flags),                                                                        \
+           PART_FLAGS(WHvX64CpuidResult2FlagSubleafSpecific | WHvX64CpuidResult2FlagVpSpecific)})
+#define MSR_ACTIONS                                                                                                    \
+    PARTS({FIELD(WHV_MSR_ACTION_ENTRY, ReadAction), PART_NUMBER(0, WHvMsrActionExit)},                                 \
+          {FIELD(WHV_MSR_ACTION_ENTRY, WriteAction), PART_NUMBER(0, WHvMsrActionExit)},                                \
+          {FIELD(WHV_MSR_ACTION_ENTRY, Reserved), PART_NUMBER(0, 0)})
 
-static bool check_exceptions(const void *value, UINT32 count, const struct engine_capabilities *capabilities)
-{
-    (void)count;
-    return (load64(value) & ~capabilities->exception_exit_bitmap) == 0;
-}
-
-static bool check_msr_exits(const void *value, UINT32 count, const struct engine_capabilities *capabilities)
-{
-    (void)count;
-    return (load64(value) & ~capabilities->msr_exit_bitmap.AsUINT64) == 0;
-}
-
-static bool check_numa_node(const void *value, UINT32 count, const struct engine_capabilities *capabilities)
-{
-    UINT16 node;
-
-    (void)count, (void)capabilities;
-    memcpy(&node, value, sizeof(node));
-    return node == 0;
-}
-
-static bool check_reserve(const void *value, UINT32 count, const struct engine_capabilities *capabilities)
-{
-    (void)count, (void)capabilities;
-    return load32(value) <= CPU_PERCENT_MAX;
-}
-
-static bool check_cap(const void *value, UINT32 count, const struct engine_capabilities *capabilities)
-{
-    (void)count, (void)capabilities;
-    return load32(value) >= 1 && load32(value) <= CPU_PERCENT_MAX;
-}
-
-static bool check_weight(const void *value, UINT32 count, const struct engine_capabilities *capabilities)
-{
-    (void)count, (void)capabilities;
-    return load32(value) >= 1 && load32(value) <= CPU_WEIGHT_MAX;
-}
-
-static bool check_features(const void *value, UINT32 count, const struct engine_capabilities *capabilities)
-{
-    (void)count;
-    return (load64(value) & ~capabilities->processor_features.Bank0.AsUINT64) == 0;
-}
-
-static bool check_feature_banks(const void *value, UINT32 count,
-                                const struct engine_capabilities *capabilities)
-{
-    WHV_PROCESSOR_FEATURES_BANKS banks;
-
-    (void)count;
-    memcpy(&banks, value, sizeof(banks));
-    return banks.BanksCount == WHV_PROCESSOR_FEATURES_BANKS_COUNT && banks.Reserved0 == 0 &&
-           (banks.Bank0.AsUINT64 & ~capabilities->processor_features.Bank0.AsUINT64) == 0 &&
-           (banks.Bank1.AsUINT64 & ~capabilities->processor_features.Bank1.AsUINT64) == 0;
-}
-
-static bool check_xsave_features(const void *value, UINT32 count,
-                                 const struct engine_capabilities *capabilities)
-{
-    (void)count;
-    return (load64(value) & ~capabilities->xsave_features.AsUINT64) == 0;
-}
-
-// No engine offers synthetic features or performance monitoring: only "none" can be asked for.
-static bool check_synthetic_banks(const void *value, UINT32 count,
-                                  const struct engine_capabilities *capabilities)
-{
-    WHV_SYNTHETIC_PROCESSOR_FEATURES_BANKS banks;
-
-    (void)count, (void)capabilities;
-    memcpy(&banks, value, sizeof(banks));
-    return banks.BanksCount == WHV_SYNTHETIC_PROCESSOR_FEATURES_BANKS_COUNT && banks.Reserved0 == 0 &&
-           banks.Bank0.AsUINT64 == 0;
-}
-
-static bool check_zero64(const void *value, UINT32 count, const struct engine_capabilities *capabilities)
-{
-    (void)count, (void)capabilities;
-    return load64(value) == 0;
-}
-
-static bool check_clflush(const void *value, UINT32 count, const struct engine_capabilities *capabilities)
-{
-    (void)count;
-    return *(const UINT8 *)value == capabilities->clflush_units;
-}
-
-static bool clock_possible(UINT64 hz, UINT64 own, bool fixed)
-{
-    return fixed ? hz == own : hz >= CLOCK_HZ_MIN && hz <= CLOCK_HZ_MAX;
-}
-
-static bool check_processor_clock(const void *value, UINT32 count,
-                                  const struct engine_capabilities *capabilities)
-{
-    (void)count;
-    return clock_possible(load64(value), capabilities->processor_clock_hz, capabilities->processor_clock_fixed);
-}
-
-static bool check_interrupt_clock(const void *value, UINT32 count,
-                                  const struct engine_capabilities *capabilities)
-{
-    (void)count;
-    return clock_possible(load64(value), capabilities->interrupt_clock_hz, capabilities->interrupt_clock_fixed);
-}
-
-static bool check_address_width(const void *value, UINT32 count,
-                                const struct engine_capabilities *capabilities)
-{
-    (void)count;
-    return load32(value) >= ADDRESS_WIDTH_MIN && load32(value) <= capabilities->physical_address_width;
-}
-
-static bool check_cpuid_results2(const void *value, UINT32 count,
-                                 const struct engine_capabilities *capabilities)
-{
-    const WHV_X64_CPUID_RESULT2 *list = value;
-    const UINT32 known = WHvX64CpuidResult2FlagSubleafSpecific | WHvX64CpuidResult2FlagVpSpecific;
-
-    (void)capabilities;
-    for (UINT32 i = 0; i < count; i++)
-        if ((UINT32)list[i].Flags & ~known)
-            return false;
-    return true;
-}
-
-static bool check_msr_actions(const void *value, UINT32 count, const struct engine_capabilities *capabilities)
-{
-    const WHV_MSR_ACTION_ENTRY *list = value;
-
-    (void)capabilities;
-    for (UINT32 i = 0; i < count; i++)
-        if (list[i].ReadAction > WHvMsrActionExit || list[i].WriteAction > WHvMsrActionExit ||
-            list[i].Reserved)
-            return false;
-    return true;
-}
-
-static bool check_msr_action(const void *value, UINT32 count, const struct engine_capabilities *capabilities)
-{
-    (void)count, (void)capabilities;
-    return load32(value) <= WHvMsrActionExit;
-}
-
-static void initial_cap(void *value, const struct engine_capabilities *capabilities)
-{
-    (void)capabilities;
-    *(UINT32 *)value = CPU_PERCENT_MAX;
-}
-
-static void initial_weight(void *value, const struct engine_capabilities *capabilities)
-{
-    (void)capabilities;
-    *(UINT32 *)value = CPU_WEIGHT_DEFAULT;
-}
-
-static void initial_features(void *value, const struct engine_capabilities *capabilities)
-{
-    *(WHV_PROCESSOR_FEATURES *)value = capabilities->processor_features.Bank0;
-}
-
-static void initial_feature_banks(void *value, const struct engine_capabilities *capabilities)
-{
-    WHV_PROCESSOR_FEATURES_BANKS *banks = value;
-
-    *banks = capabilities->processor_features;
-    banks->BanksCount = WHV_PROCESSOR_FEATURES_BANKS_COUNT;
-    banks->Reserved0 = 0;
-}
-
-static void initial_synthetic_banks(void *value, const struct engine_capabilities *capabilities)
-{
-    WHV_SYNTHETIC_PROCESSOR_FEATURES_BANKS *banks = value;
-
-    (void)capabilities;
-    memset(banks, 0, sizeof(*banks));
-    banks->BanksCount = WHV_SYNTHETIC_PROCESSOR_FEATURES_BANKS_COUNT;
-}
-
-static void initial_xsave_features(void *value, const struct engine_capabilities *capabilities)
-{
-    *(WHV_PROCESSOR_XSAVE_FEATURES *)value = capabilities->xsave_features;
-}
-
-static void initial_clflush(void *value, const struct engine_capabilities *capabilities)
-{
-    *(UINT8 *)value = capabilities->clflush_units;
-}
-
-static void initial_processor_clock(void *value, const struct engine_capabilities *capabilities)
-{
-    *(UINT64 *)value = capabilities->processor_clock_hz;
-}
-
-static void initial_interrupt_clock(void *value, const struct engine_capabilities *capabilities)
-{
-    *(UINT64 *)value = capabilities->interrupt_clock_hz;
-}
-
-static void initial_address_width(void *value, const struct engine_capabilities *capabilities)
-{
-    *(UINT32 *)value = capabilities->physical_address_width;
-}
-
-#define MEMBER_SIZE(member) sizeof(((struct property_values *)0)->member)
-#define ROW(name_, member, when, check_, initial_)                                                           \
-    {                                                                                                        \
-        .code = WHvPartitionPropertyCode##name_, .name = #name_, .size = MEMBER_SIZE(member),                \
-        .offset = offsetof(struct property_values, member), .after_setup = (when) == AT_ANY_TIME,            \
-        .check = (check_), .initial = (initial_),                                                            \
-    }
-#define LIST(name_, list, count, when, check_)                                                               \
-    {                                                                                                        \
-        .code = WHvPartitionPropertyCode##name_, .name = #name_, .size = MEMBER_SIZE(list[0]),               \
-        .offset = offsetof(struct property_values, list),                                                    \
-        .count_offset = offsetof(struct property_values, count), .after_setup = (when) == AT_ANY_TIME,       \
-        .check = (check_),                                                                                   \
-    }
-
-enum when { BEFORE_SETUP, AT_ANY_TIME };
-
+#define PROPERTY(name_, size_, storage, when, range_, default_, ...)                                                   \
+    {.code = WHvPartitionPropertyCode##name_, .name = #name_, .size = (size_), storage, .after_setup = (when), range_, \
+     default_},
 static const struct property table[] = {
-    ROW(ExtendedVmExits, extended_vm_exits, AT_ANY_TIME, check_exits, NULL),
-    ROW(ExceptionExitBitmap, exception_exit_bitmap, AT_ANY_TIME, check_exceptions, NULL),
-    ROW(SeparateSecurityDomain, separate_security_domain, BEFORE_SETUP, check_bool, NULL),
-    ROW(NestedVirtualization, nested_virtualization, BEFORE_SETUP, check_bool, NULL),
-    ROW(X64MsrExitBitmap, msr_exit_bitmap, AT_ANY_TIME, check_msr_exits, NULL),
-    ROW(PrimaryNumaNode, primary_numa_node, BEFORE_SETUP, check_numa_node, NULL),
-    ROW(CpuReserve, cpu_reserve, BEFORE_SETUP, check_reserve, NULL),
-    ROW(CpuCap, cpu_cap, BEFORE_SETUP, check_cap, initial_cap),
-    ROW(CpuWeight, cpu_weight, BEFORE_SETUP, check_weight, initial_weight),
-    ROW(CpuGroupId, cpu_group_id, BEFORE_SETUP, NULL, NULL),
-    ROW(ProcessorFrequencyCap, processor_frequency_cap, BEFORE_SETUP, NULL, NULL),
-    ROW(AllowDeviceAssignment, allow_device_assignment, BEFORE_SETUP, check_bool, NULL),
-    ROW(DisableSmt, disable_smt, BEFORE_SETUP, check_bool, NULL),
-    ROW(ProcessorFeatures, processor_features.Bank0, BEFORE_SETUP, check_features, initial_features),
-    ROW(ProcessorClFlushSize, clflush_units, BEFORE_SETUP, check_clflush, initial_clflush),
-    LIST(CpuidExitList, cpuid_exit_list, cpuid_exit_count, AT_ANY_TIME, NULL),
-    LIST(CpuidResultList, cpuid_result_list, cpuid_result_count, BEFORE_SETUP, NULL),
-    ROW(LocalApicEmulationMode, apic_mode, BEFORE_SETUP, check_apic_mode, NULL),
-    ROW(ProcessorXsaveFeatures, xsave_features, BEFORE_SETUP, check_xsave_features, initial_xsave_features),
-    ROW(ProcessorClockFrequency, processor_clock_hz, BEFORE_SETUP, check_processor_clock,
-        initial_processor_clock),
-    ROW(InterruptClockFrequency, interrupt_clock_hz, BEFORE_SETUP, check_interrupt_clock,
-        initial_interrupt_clock),
-    ROW(ApicRemoteReadSupport, apic_remote_read, BEFORE_SETUP, check_bool, NULL),
-    ROW(ProcessorFeaturesBanks, processor_features, BEFORE_SETUP, check_feature_banks, initial_feature_banks),
-    ROW(ReferenceTime, reference_time, BEFORE_SETUP, NULL, NULL),
-    ROW(SyntheticProcessorFeaturesBanks, synthetic_features, BEFORE_SETUP, check_synthetic_banks,
-        initial_synthetic_banks),
-    LIST(CpuidResultList2, cpuid_result2_list, cpuid_result2_count, BEFORE_SETUP, check_cpuid_results2),
-    ROW(ProcessorPerfmonFeatures, perfmon_features, BEFORE_SETUP, check_zero64, NULL),
-    LIST(MsrActionList, msr_action_list, msr_action_count, BEFORE_SETUP, check_msr_actions),
-    ROW(UnimplementedMsrAction, unimplemented_msr_action, BEFORE_SETUP, check_msr_action, NULL),
-    ROW(PhysicalAddressWidth, physical_address_width, BEFORE_SETUP, check_address_width,
-        initial_address_width),
-    ROW(ProcessorCount, processor_count, BEFORE_SETUP, check_processor_count, NULL),
+#include "partition/properties.def"
 };
+#undef PROPERTY
+
+// The sizes of properties.def are those of the members.
+#undef VALUE
+#undef LIST
+#define VALUE(member) MEMBER_SIZE(struct property_values, member)
+#define LIST(list, count) sizeof(*((struct property_values *)0)->list)
+#define PROPERTY(name_, size_, storage, ...) _Static_assert((size_) == (storage), #name_ ": size");
+#include "partition/properties.def"
+#undef PROPERTY
+
+_Static_assert(PARTITION_MAX_PROCESSORS == 64 && WHvX64LocalApicEmulationModeX2Apic == 2 && WHvMsrActionExit == 2,
+               "numbers in properties.def");
 
 #define ROWS (sizeof(table) / sizeof(table[0]))
 _Static_assert(ROWS <= 64, "set_rows has one bit for each row");
@@ -334,6 +105,76 @@ const struct property *property_find(WHV_PARTITION_PROPERTY_CODE code)
         if (table[i].code == code)
             return &table[i];
     return NULL;
+}
+
+// A number of `size` bytes, of the host's order.
+static UINT64 load(const void *from, size_t size)
+{
+    UINT64 number = 0;
+
+    memcpy(&number, from, size);
+    return number;
+}
+
+static bool flag(const struct engine_capabilities *capabilities, size_t offset)
+{
+    return *(const bool *)((const char *)capabilities + offset);
+}
+
+struct property_bounds property_bounds(const struct property_part *part,
+                                       const struct engine_capabilities *capabilities)
+{
+    struct property_bounds bounds = {
+        .bits = part->range == PROPERTY_BITS, .low = part->low, .high = part->high,
+    };
+    UINT64 offered = 0;
+
+    if (part->offered != PROPERTY_NOTHING)
+        offered = load((const char *)capabilities + part->offered, part->offered_size);
+    switch (part->range) {
+    case PROPERTY_NUMBER:
+        break;
+    case PROPERTY_UP_TO:
+        if (offered < bounds.high)
+            bounds.high = offered;
+        break;
+    case PROPERTY_EXACTLY:
+        bounds.low = bounds.high = offered;
+        break;
+    case PROPERTY_FREQUENCY:
+        if (flag(capabilities, part->condition))
+            bounds.low = bounds.high = offered;
+        break;
+    case PROPERTY_CHOICE:
+        if (!flag(capabilities, part->condition))
+            bounds.high = 0;
+        break;
+    case PROPERTY_BITS:
+        if (part->offered != PROPERTY_NOTHING)
+            bounds.high = offered;
+        break;
+    }
+    return bounds;
+}
+
+static bool part_lawful(const struct property *property, const struct property_part *part, const void *value,
+                        const struct engine_capabilities *capabilities)
+{
+    struct property_bounds bounds = property_bounds(part, capabilities);
+    UINT64 number = load((const char *)value + part->offset, property_part_size(property, part));
+
+    return bounds.bits ? (number & ~bounds.high) == 0 : number >= bounds.low && number <= bounds.high;
+}
+
+bool property_check(const struct property *property, const void *value, UINT32 count,
+                    const struct engine_capabilities *capabilities)
+{
+    for (UINT32 i = 0; i < count; i++)
+        for (unsigned int n = 0; n < property->part_count; n++)
+            if (!part_lawful(property, &property->parts[n], (const char *)value + (size_t)i * property->size,
+                             capabilities))
+                return false;
+    return true;
 }
 
 static void *value_of(struct property_values *values, const struct property *property)
@@ -358,6 +199,25 @@ static bool was_set(const struct property_values *values, const struct property 
     return false;
 }
 
+static void set_default(struct property_values *values, const struct property *property,
+                        const struct engine_capabilities *capabilities)
+{
+    char *value = value_of(values, property);
+
+    memset(value, 0, property->size);
+    if (property->initial_offered != PROPERTY_NOTHING)
+        memcpy(value, (const char *)capabilities + property->initial_offered, property->size);
+    else
+        memcpy(value, &property->initial,
+               property->size < sizeof(property->initial) ? property->size : sizeof(property->initial));
+    for (unsigned int i = 0; i < property->part_count; i++) {
+        const struct property_part *part = &property->parts[i];
+
+        if (part->range == PROPERTY_NUMBER && part->low == part->high)
+            memcpy(value + part->offset, &part->low, property_part_size(property, part));
+    }
+}
+
 void property_defaults(struct property_values *values, const struct engine_capabilities *capabilities)
 {
     // Rows that share storage must not undo each other: decide first, write then.
@@ -366,16 +226,9 @@ void property_defaults(struct property_values *values, const struct engine_capab
     for (unsigned int i = 0; i < ROWS; i++)
         if (property_is_list(&table[i]) || was_set(values, &table[i]))
             keep |= row_bit(&table[i]);
-    for (unsigned int i = 0; i < ROWS; i++) {
-        const struct property *property = &table[i];
-
-        if (keep & row_bit(property))
-            continue;
-        if (property->initial)
-            property->initial(value_of(values, property), capabilities);
-        else
-            memset(value_of(values, property), 0, property->size);
-    }
+    for (unsigned int i = 0; i < ROWS; i++)
+        if (!(keep & row_bit(&table[i])))
+            set_default(values, &table[i], capabilities);
 }
 
 static void *list_of(const struct property_values *values, const struct property *property)
@@ -388,7 +241,7 @@ static void *list_of(const struct property_values *values, const struct property
 
 static UINT32 count_of(const struct property_values *values, const struct property *property)
 {
-    return property_is_list(property) ? load32((const char *)values + property->count_offset) : 1;
+    return property_is_list(property) ? (UINT32)load((const char *)values + property->count_offset, sizeof(UINT32)) : 1;
 }
 
 CHECKED static HRESULT set_list(struct property_values *values, const struct property *property,
@@ -398,17 +251,13 @@ CHECKED static HRESULT set_list(struct property_values *values, const struct pro
     UINT32 count = size / property->size;
     void *list = NULL;
 
-    if (count > PROPERTY_LIST_MAX)
+    if (count > PROPERTY_LIST_MAX || !property_check(property, buffer, count, capabilities))
         return E_INVALIDARG;
     if (count) {
         list = malloc(size);
         if (!list)
             return E_OUTOFMEMORY;
         memcpy(list, buffer, size);
-    }
-    if (property->check && !property->check(list, count, capabilities)) {
-        free(list);
-        return E_INVALIDARG;
     }
     *replaced = list_of(values, property);
     memcpy(value_of(values, property), &list, sizeof(list));
@@ -426,7 +275,7 @@ HRESULT property_set(struct property_values *values, const struct property *prop
         if (FAILED(hr))
             return hr;
     } else {
-        if (property->check && !property->check(buffer, 1, capabilities))
+        if (!property_check(property, buffer, 1, capabilities))
             return E_INVALIDARG;
         memcpy(value_of(values, property), buffer, property->size);
     }
@@ -483,11 +332,11 @@ const struct property *property_unsupported(const struct property_values *values
         const struct property *property = &table[i];
         const void *value = (const char *)values + property->offset;
 
-        if (!property->check || !(values->set_rows & row_bit(property)))
+        if (!(values->set_rows & row_bit(property)))
             continue;
         if (property_is_list(property))
             value = list_of(values, property);
-        if (!property->check(value, count_of(values, property), &granted))
+        if (!property_check(property, value, count_of(values, property), &granted))
             return property;
     }
     return NULL;

@@ -1,5 +1,4 @@
-// Partition properties: one table of code, size, when it may be set, check and default; and the values
-// themselves.
+// Partition properties: the table of properties.def, what it says of values, and the values themselves.
 //
 // Publication. Values are written with partition->lock held. Those that may change after set-up (exits,
 // bitmaps, CPUID exit list) are followed by engine->properties_changed, still under the lock: the engine
@@ -59,25 +58,64 @@ struct property_values {
     UINT64 set_rows;                    // bit N: row N of the table was set by the caller
 };
 
+// No offset into struct engine_capabilities.
+#define PROPERTY_NOTHING ((size_t)-1)
+
+enum property_range {
+    PROPERTY_NUMBER,        // low to high
+    PROPERTY_UP_TO,         // low to high, and to what is offered
+    PROPERTY_EXACTLY,       // what is offered
+    PROPERTY_FREQUENCY,     // low to high; what is offered, alone, where `condition` is true
+    PROPERTY_CHOICE,        // 0 to high; 0 where `condition` is false
+    PROPERTY_BITS,          // what is offered, or else any bit of high
+};
+
+// A field with bounds of its own, of a value or of each entry of a list.
+struct property_part {
+    UINT32 offset, size;                // bytes, in the value; size 0: all of it
+    enum property_range range;
+    UINT64 low, high;
+    size_t offered, offered_size;       // in struct engine_capabilities: the number or bits that are meant, its bytes
+    size_t condition;                   // in struct engine_capabilities: a bool
+};
+
+// The same for certain capabilities.
+struct property_bounds {
+    bool bits;              // any bits of `high`; otherwise a number, low to high
+    UINT64 low, high;
+};
+
 // One row of the table.
 struct property {
     WHV_PARTITION_PROPERTY_CODE code;
     const char *name;                   // without the common prefix
-    UINT32 size;                        // bytes of the value, or of one element of a list
+    UINT32 size;                        // bytes of the value, or of one entry of a list
     size_t offset;                      // in struct property_values: of the value, or of the list's pointer
     size_t count_offset;                // lists only: of the count; 0 for values
     bool after_setup;                   // may also be set after set-up
-    // True when an engine with these capabilities can have the value (or the list of `count` elements). NULL:
-    // any.
-    bool (*check)(const void *value, UINT32 count, const struct engine_capabilities *capabilities);
-    // The value that an unset property has. NULL: zero.
-    void (*initial)(void *value, const struct engine_capabilities *capabilities);
+    const struct property_part *parts;  // what has bounds
+    unsigned int part_count;
+    // The value that an unset property has: what is offered, else this number. A part with one lawful number has that.
+    size_t initial_offered;
+    UINT64 initial;
 };
 
 // NULL when the code is unknown.
 const struct property *property_find(WHV_PARTITION_PROPERTY_CODE code);
 // Row `index` of the table; NULL past the last one.
 const struct property *property_row(unsigned int index);
+
+// What engines with these capabilities take for a part.
+struct property_bounds property_bounds(const struct property_part *part,
+                                       const struct engine_capabilities *capabilities);
+static inline UINT32 property_part_size(const struct property *property, const struct property_part *part)
+{
+    return part->size ? part->size : property->size;
+}
+
+// True when an engine with these capabilities can have the value, or the list of `count` entries.
+bool property_check(const struct property *property, const void *value, UINT32 count,
+                    const struct engine_capabilities *capabilities);
 
 static inline bool property_is_list(const struct property *property)
 {

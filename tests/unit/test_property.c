@@ -14,31 +14,22 @@ static int setup(void **state)
     return 0;
 }
 
-// Every code of the current API.
-static const WHV_PARTITION_PROPERTY_CODE codes[] = {
-    0x1, 0x2, 0x3, 0x4, 0x5, 0x6, 0x7, 0x8, 0x9, 0xA, 0xB, 0xC, 0xD, 0x1001, 0x1002, 0x1003, 0x1004, 0x1005,
-    0x1006, 0x1007, 0x1008, 0x1009, 0x100A, 0x100B, 0x100C, 0x100D, 0x100E, 0x100F, 0x1010, 0x1011, 0x1FFF,
-};
-
 static void test_table(void **state)
 {
-    unsigned int rows = 0;
-
     (void)state;
-    while (property_row(rows)) {
-        const struct property *row = property_row(rows++);
+    for (unsigned int i = 0; property_row(i); i++) {
+        const struct property *row = property_row(i);
 
         assert_ptr_equal(property_find(row->code), row);
-        assert_true(row->offset + row->size <= sizeof(struct property_values) || property_is_list(row));
         assert_true(row->size <= sizeof(WHV_PARTITION_PROPERTY));
+        for (unsigned int n = 0; n < row->part_count; n++)
+            assert_in_range(row->parts[n].offset + property_part_size(row, &row->parts[n]), 1, row->size);
     }
-    assert_int_equal(rows, sizeof(codes) / sizeof(codes[0]));
-    for (unsigned int i = 0; i < rows; i++)
-        assert_non_null(property_find(codes[i]));
     assert_null(property_find(0));
     assert_null(property_find(0x1012));
 }
 
+// Which ones, the reference says.
 static void test_may_change_after_setup(void **state)
 {
     unsigned int changeable = 0;
@@ -53,26 +44,21 @@ static void test_may_change_after_setup(void **state)
     assert_true(property_find(WHvPartitionPropertyCodeCpuidExitList)->after_setup);
 }
 
-// A default must pass its own check, but for the processor count, which has to be set.
-static void test_defaults_are_lawful(void **state)
+static void test_defaults(void **state)
 {
     struct property_values values = {.set_rows = 0};
 
     (void)state;
     property_defaults(&values, &fake_fake_capabilities);
-    for (unsigned int i = 0; property_row(i); i++) {
-        const struct property *row = property_row(i);
-        WHV_PARTITION_PROPERTY value;
-
-        if (property_is_list(row) || !row->check || row->code == WHvPartitionPropertyCodeProcessorCount)
-            continue;
-        property_get(&values, row, &value);
-        assert_true(row->check(&value, 1, &fake_fake_capabilities));
-    }
     assert_int_equal(values.processor_count, 0);
     assert_int_equal(values.processor_clock_hz, 2000000000);
     assert_int_equal(values.processor_features.BanksCount, 2);
+    assert_int_equal(values.synthetic_features.BanksCount, 1);
     assert_int_equal(values.physical_address_width, 40);
+    assert_int_equal(values.cpu_cap, 100);
+    // Banks are as many as they are where no engine is, too.
+    property_defaults(&values, &(struct engine_capabilities){.max_processors = 0});
+    assert_int_equal(values.processor_features.BanksCount, 2);
 }
 
 static void test_set_keeps_the_rest(void **state)
@@ -139,58 +125,40 @@ static void test_unsupported(void **state)
     assert_null(property_unsupported(&values, &fake_fast_capabilities, exits));
 }
 
-// One value on each side of every border.
-static void test_borders(void **state)
+// What each kind of range means, with what is offered and without.
+static void test_bounds(void **state)
 {
-    static const struct {
+    const struct engine_capabilities offer = {
+        .exception_exit_bitmap = 0xF0, .max_processors = 8, .physical_address_width = 60, .clflush_units = 4,
+        .interrupt_clock_hz = 500, .interrupt_clock_fixed = true, .processor_clock_hz = 700, .apic_emulation = true,
+    };
+    const struct {
         WHV_PARTITION_PROPERTY_CODE code;
-        UINT64 value;
-        bool lawful;
+        bool bits;
+        UINT64 low, high;
     } rows[] = {
-        {WHvPartitionPropertyCodeProcessorCount, 0, false},
-        {WHvPartitionPropertyCodeProcessorCount, 1, true},
-        {WHvPartitionPropertyCodeProcessorCount, 64, true},
-        {WHvPartitionPropertyCodeProcessorCount, 65, false},
-        {WHvPartitionPropertyCodeExtendedVmExits, 0x2F, true},
-        {WHvPartitionPropertyCodeExtendedVmExits, 0x10, false},
-        {WHvPartitionPropertyCodeExtendedVmExits, 1ull << 63, false},
-        {WHvPartitionPropertyCodeExceptionExitBitmap, 1 << 14, true},
-        {WHvPartitionPropertyCodeExceptionExitBitmap, 1 << 20, false},
-        {WHvPartitionPropertyCodeX64MsrExitBitmap, 0x3F, true},
-        {WHvPartitionPropertyCodeX64MsrExitBitmap, 0x40, false},
-        {WHvPartitionPropertyCodeSeparateSecurityDomain, 1, true},
-        {WHvPartitionPropertyCodeSeparateSecurityDomain, 2, false},
-        {WHvPartitionPropertyCodeNestedVirtualization, 2, false},
-        {WHvPartitionPropertyCodePrimaryNumaNode, 0, true},
-        {WHvPartitionPropertyCodePrimaryNumaNode, 1, false},
-        {WHvPartitionPropertyCodeCpuReserve, 100, true},
-        {WHvPartitionPropertyCodeCpuReserve, 101, false},
-        {WHvPartitionPropertyCodeCpuCap, 0, false},
-        {WHvPartitionPropertyCodeCpuCap, 100, true},
-        {WHvPartitionPropertyCodeCpuWeight, 0, false},
-        {WHvPartitionPropertyCodeCpuWeight, 10000, true},
-        {WHvPartitionPropertyCodeCpuWeight, 10001, false},
-        {WHvPartitionPropertyCodeLocalApicEmulationMode, 2, true},
-        {WHvPartitionPropertyCodeLocalApicEmulationMode, 3, false},
-        {WHvPartitionPropertyCodeProcessorClFlushSize, 8, true},
-        {WHvPartitionPropertyCodeProcessorClFlushSize, 6, false},
-        {WHvPartitionPropertyCodeProcessorClockFrequency, 0, false},
-        {WHvPartitionPropertyCodeProcessorClockFrequency, 1000000000, true},
-        {WHvPartitionPropertyCodeInterruptClockFrequency, 0, false},
-        {WHvPartitionPropertyCodeProcessorPerfmonFeatures, 1, false},
-        {WHvPartitionPropertyCodeUnimplementedMsrAction, 2, true},
-        {WHvPartitionPropertyCodeUnimplementedMsrAction, 3, false},
-        {WHvPartitionPropertyCodePhysicalAddressWidth, 40, true},
-        {WHvPartitionPropertyCodePhysicalAddressWidth, 41, false},
-        {WHvPartitionPropertyCodePhysicalAddressWidth, 31, false},
+        {WHvPartitionPropertyCodeCpuCap, false, 1, 100},
+        {WHvPartitionPropertyCodeProcessorCount, false, 1, 8},
+        {WHvPartitionPropertyCodePhysicalAddressWidth, false, 32, 52},      // the row's own end comes first
+        {WHvPartitionPropertyCodeProcessorClFlushSize, false, 4, 4},
+        {WHvPartitionPropertyCodeInterruptClockFrequency, false, 500, 500},
+        {WHvPartitionPropertyCodeProcessorClockFrequency, false, 1000000, 1000000000000},
+        {WHvPartitionPropertyCodeDisableSmt, false, 0, 1},
+        {WHvPartitionPropertyCodeLocalApicEmulationMode, false, 0, 2},
+        {WHvPartitionPropertyCodeNestedVirtualization, false, 0, 0},
+        {WHvPartitionPropertyCodeExceptionExitBitmap, true, 0, 0xF0},
+        {WHvPartitionPropertyCodeCpuidResultList2, true, 0, 3},
+        {WHvPartitionPropertyCodeMsrActionList, false, 0, 2},
+        {WHvPartitionPropertyCodeProcessorFeaturesBanks, false, 2, 2},
     };
 
     (void)state;
     for (unsigned int i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
-        const struct property *row = property_find(rows[i].code);
+        const struct property_bounds bounds = property_bounds(property_find(rows[i].code)->parts, &offer);
 
-        if (row->check(&rows[i].value, 1, &fake_fake_capabilities) != rows[i].lawful)
-            fail_msg("%s = %llu", row->name, (unsigned long long)rows[i].value);
+        assert_int_equal(bounds.bits, rows[i].bits);
+        assert_int_equal(bounds.low, rows[i].low);
+        assert_int_equal(bounds.high, rows[i].high);
     }
 }
 
@@ -204,11 +172,11 @@ static void test_relax(void **state)
     struct engine_capabilities capabilities = {.max_processors = 1};
 
     (void)state;
-    assert_false(vectors->check(&all, 1, &capabilities));
+    assert_false(property_check(vectors, &all, 1, &capabilities));
     property_relax(&capabilities, relaxed);
-    assert_true(vectors->check(&all, 1, &capabilities));
-    assert_true(exits->check(&exception_exit, 1, &capabilities));
-    assert_false(exits->check(&cpuid_exit, 1, &capabilities));
+    assert_true(property_check(vectors, &all, 1, &capabilities));
+    assert_true(property_check(exits, &exception_exit, 1, &capabilities));
+    assert_false(property_check(exits, &cpuid_exit, 1, &capabilities));
 }
 
 int main(void)
@@ -217,11 +185,11 @@ int main(void)
         cmocka_unit_test_setup(test_relax, setup),
         cmocka_unit_test_setup(test_table, setup),
         cmocka_unit_test_setup(test_may_change_after_setup, setup),
-        cmocka_unit_test_setup(test_defaults_are_lawful, setup),
+        cmocka_unit_test_setup(test_defaults, setup),
         cmocka_unit_test_setup(test_set_keeps_the_rest, setup),
         cmocka_unit_test_setup(test_lists, setup),
         cmocka_unit_test_setup(test_unsupported, setup),
-        cmocka_unit_test_setup(test_borders, setup),
+        cmocka_unit_test_setup(test_bounds, setup),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
