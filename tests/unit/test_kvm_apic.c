@@ -383,8 +383,8 @@ static const struct lapic_time never = { 0 };       // in which nothing counts
 static struct lapic soft_lapic(uint64_t base)
 {
     struct lapic l;
-    struct lapic_config config = { .id = ID, .bsp = false, .x2apic = true, .physical_width = 40,
-                                   .bus_hz = 200000000, .tsc_hz = 1000000000 };
+    struct lapic_config config = { .id = ID, .bsp = false, .x2apic = true, .tsc_deadline = true,
+                                   .physical_width = 40, .bus_hz = 200000000, .tsc_hz = 1000000000 };
     lapic_init(&l, &config);
     assert_true(lapic_set_base(&l, base));
     return l;

@@ -24,8 +24,8 @@ static struct lapic_time at(uint64_t ns)
 static struct lapic make(uint32_t id)
 {
     struct lapic l;
-    struct lapic_config config = { .id = id, .bsp = id == 0, .x2apic = true, .physical_width = 40,
-                                   .bus_hz = BUS_HZ, .tsc_hz = TSC_HZ };
+    struct lapic_config config = { .id = id, .bsp = id == 0, .x2apic = true, .tsc_deadline = true,
+                                   .physical_width = 40, .bus_hz = BUS_HZ, .tsc_hz = TSC_HZ };
 
     lapic_init(&l, &config);
     return l;

@@ -88,6 +88,7 @@ struct lapic_config {
     uint32_t id;                    // the initial APIC ID, for good; not LAPIC_BROADCAST
     bool bsp;
     bool x2apic;                    // the guest may enter x2APIC mode
+    bool tsc_deadline;              // the timer has that mode
     uint8_t physical_width;         // bits of a physical address
     uint64_t bus_hz;                // the timer's input, 200 MHz on WHP
     uint64_t tsc_hz;

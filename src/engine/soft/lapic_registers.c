@@ -57,6 +57,16 @@ static const struct {
     [INDEX(LAPIC_SELF_IPI)] = { X2APIC_WRITE, 0xFF, 0 },
 };
 
+#define LVT_TIMER_DEADLINE (1u << 18)
+
+// Without the mode its bit is reserved.
+static uint32_t writable(const struct lapic *l, unsigned index)
+{
+    bool less = index == INDEX(LAPIC_LVT_TIMER) && !l->config.tsc_deadline;
+
+    return registers[index].writable & ~(less ? LVT_TIMER_DEADLINE : 0);
+}
+
 static bool is_lvt(unsigned index)
 {
     return index >= INDEX(LAPIC_LVT_TIMER) && index <= INDEX(LAPIC_LVT_ERROR);
@@ -300,7 +310,7 @@ void lapic_mmio_write(struct lapic *l, uint32_t offset, uint32_t value, struct l
         return;
     }
     if (!(offset & 15) && (registers[index].access & XAPIC_WRITE)) {
-        write_register(l, index, value & registers[index].writable, now, effects);
+        write_register(l, index, value & writable(l, index), now, effects);
     }
 }
 
@@ -355,7 +365,7 @@ static enum lapic_result write_x2apic(struct lapic *l, unsigned index, uint64_t 
     if (!lapic_x2apic(l) || index >= 64 || !(registers[index].access & X2APIC_WRITE)) {
         return LAPIC_FAULT;
     }
-    if ((uint32_t)value & ~(registers[index].writable | registers[index].tolerated)) {
+    if ((uint32_t)value & ~(writable(l, index) | registers[index].tolerated)) {
         return LAPIC_FAULT;
     }
     if (index == INDEX(LAPIC_ICR)) {
@@ -363,7 +373,7 @@ static enum lapic_result write_x2apic(struct lapic *l, unsigned index, uint64_t 
     } else if (value >> 32 || (index == INDEX(LAPIC_ESR) && value)) {
         return LAPIC_FAULT;
     }
-    write_register(l, index, (uint32_t)value & registers[index].writable, now, effects);
+    write_register(l, index, (uint32_t)value & writable(l, index), now, effects);
     return LAPIC_OK;
 }
 
@@ -424,7 +434,7 @@ static bool state_is_valid(const struct lapic *l, unsigned index, uint32_t value
     if (index == INDEX(LAPIC_ICR_HIGH) && lapic_x2apic(l)) {
         return true;
     }
-    return !(value & ~(registers[index].writable | registers[index].tolerated));
+    return !(value & ~(writable(l, index) | registers[index].tolerated));
 }
 
 static bool is_state(const struct lapic *l, unsigned index)

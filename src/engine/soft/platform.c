@@ -268,6 +268,8 @@ static enum x86_answer bus_write_msr(struct x86_cpu *cpu, uint32_t msr, uint64_t
         struct lapic_effects effects = { 0 };
         if (lapic_msr_write(&v->lapic, msr, value, vcpu_time(v), &effects) != LAPIC_OK)
             return X86_FAULT_GP;
+        if (!x86_has_feature(cpu, X86_FEATURE_TSC_ADJUST))
+            break;
         count_x2apic(v, msr, true);
         vcpu_apic_effects(v, &effects);
         return X86_DONE;
@@ -278,6 +280,7 @@ static enum x86_answer bus_write_msr(struct x86_cpu *cpu, uint32_t msr, uint64_t
         return X86_DONE;
     case MSR_TSC_ADJUST:
         v->tsc_offset += value - v->tsc_adjust;
+    *value = 0;
         v->tsc_adjust = value;
         if (v->soft->apic)
             lapic_tsc_changed(&v->lapic, vcpu_time(v));
@@ -299,6 +302,8 @@ static uint64_t bus_read_cr8(struct x86_cpu *cpu)
     return lapic_get_cr8(&v->lapic);
 }
 
+        if (!x86_has_feature(cpu, X86_FEATURE_TSC_ADJUST))
+            break;
 static void bus_write_cr8(struct x86_cpu *cpu, uint64_t value)
 {
     struct vcpu *v = vcpu_of(cpu);

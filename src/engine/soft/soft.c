@@ -4,10 +4,10 @@
 #include <pthread.h>
 #include <stdlib.h>
 
+#include "engine/soft/features.h"
 #include "engine/soft/vcpu.h"
 #include "os/guard.h"
 #include "os/tsc.h"
-#include "x86/decode.h"
 #include "x86/system.h"
 
 #define BUS_HZ 200000000ull         // the local APIC timer's input, as on WHP
@@ -15,33 +15,11 @@
 
 // ---- What it offers ----------------------------------------------------------------------------------------------
 
-// WHP's names for processor features, bank by bank, and ours.
-#define BANK0_FEATURES(X)                                                                                             \
-    X(Sse3Support, SSE3) X(LahfSahfSupport, LAHF64) X(Ssse3Support, SSSE3) X(Sse4_1Support, SSE41)                    \
-    X(Sse4_2Support, SSE42) X(Sse4aSupport, SSE4A) X(PopCntSupport, POPCNT) X(Cmpxchg16bSupport, CX16)                \
-    X(Altmovcr8Support, CR8_LEGACY) X(LzcntSupport, LZCNT) X(MisAlignSseSupport, MISALIGN_SSE)                        \
-    X(MmxExtSupport, MMXEXT) X(Page1GbSupport, GBPAGES) X(AesSupport, AES) X(PclmulqdqSupport, PCLMULQDQ)             \
-    X(PcidSupport, PCID) X(F16CSupport, F16C) X(RdRandSupport, RDRAND) X(RdWrFsGsSupport, FSGSBASE)                   \
-    X(SmepSupport, SMEP) X(EnhancedFastStringSupport, ERMS) X(Bmi1Support, BMI1) X(Bmi2Support, BMI2)                 \
-    X(MovbeSupport, MOVBE) X(RdSeedSupport, RDSEED) X(AdxSupport, ADX) X(IntelPrefetchSupport, PREFETCHW)             \
-    X(SmapSupport, SMAP) X(RdtscpSupport, RDTSCP) X(ClflushoptSupport, CLFLUSHOPT) X(ClwbSupport, CLWB)               \
-    X(ShaSupport, SHA) X(InvpcidSupport, INVPCID) X(FastShortRepMovSupport, FSRM) X(RdPidSupport, RDPID)              \
-    X(UmipSupport, UMIP)
-#define BANK1_FEATURES(X)                                                                                             \
-    X(TscInvariantSupport, INVARIANT_TSC) X(La57Support, LA57) X(SerializeSupport, SERIALIZE)                         \
-    X(TscDeadlineTmrSupport, TSC_DEADLINE) X(TscAdjustSupport, TSC_ADJUST)
-#define XSAVE_FEATURES(X)                                                                                             \
-    X(XsaveSupport, XSAVE) X(XsaveoptSupport, XSAVEOPT) X(AvxSupport, AVX) X(Avx2Support, AVX2) X(FmaSupport, FMA)    \
-    X(XsaveCompSupport, XSAVEC) X(XsaveSupervisorSupport, XSAVES) X(Xcr1Support, XGETBV1) X(VaesSupport, VAES)        \
-    X(VpclmulqdqSupport, VPCLMULQDQ)
-
 static struct engine_capabilities offer;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static void make_offer(void)
 {
-    uint64_t features[4];
-    x86_default_features(features);
     offer.features.PartialUnmap = 1;
     offer.features.LocalApicEmulation = 1;
     offer.features.Xsave = 1;
@@ -60,14 +38,7 @@ static void make_offer(void)
     offer.msr_exit_bitmap.ApicBaseMsrWrite = 1;
     offer.msr_exit_bitmap.McUpdatePatchLevelMsrRead = 1;
     offer.vendor = WHvProcessorVendorAmd;
-    offer.processor_features.BanksCount = WHV_PROCESSOR_FEATURES_BANKS_COUNT;
-#define HAS(name) (features[X86_FEATURE_##name / 64] >> X86_FEATURE_##name % 64 & 1)
-#define SET_BANK0(whp, ours) offer.processor_features.Bank0.whp = HAS(ours);
-#define SET_BANK1(whp, ours) offer.processor_features.Bank1.whp = HAS(ours);
-#define SET_XSAVE(whp, ours) offer.xsave_features.whp = HAS(ours);
-    BANK0_FEATURES(SET_BANK0)
-    BANK1_FEATURES(SET_BANK1)
-    XSAVE_FEATURES(SET_XSAVE)
+    soft_features_offered(&offer.processor_features, &offer.xsave_features);
     offer.clflush_units = 8;
     offer.physical_address_width = PHYSICAL_WIDTH;
     offer.processor_clock_hz = os_tsc_hz();

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "engine/soft/features.h"
 #include "os/guard.h"
 #include "os/tsc.h"
 #include "os/wait.h"
@@ -61,6 +62,7 @@ void vcpu_reset(struct vcpu *v)
     struct soft_partition *soft = v->soft;
     struct lapic_config config = {
         .id = v->p.vp->index, .bsp = v->p.vp->index == 0, .x2apic = soft->x2apic_allowed,
+        .tsc_deadline = x86_has_feature(&v->p.cpu, X86_FEATURE_TSC_DEADLINE),
         .physical_width = v->p.cpu.physical_bits, .bus_hz = soft->bus_hz, .tsc_hz = soft->tsc_hz,
     };
     lapic_init(&v->lapic, &config);
@@ -88,11 +90,7 @@ HRESULT vcpu_create(struct vp *vp)
     v->soft = soft;
     v->p.cpu.counts.clock_cost = os_tsc_cost();
     runtime_init(&v->runtime);
-    x86_default_features(v->p.cpu.features);
-    if (!soft->apic)        // without emulation neither the timer nor x2APIC works, so neither is shown
-        v->p.cpu.features[X86_FEATURE_TSC_DEADLINE / 64] &= ~(1ull << X86_FEATURE_TSC_DEADLINE % 64);
-    if (!soft->x2apic_allowed)
-        v->p.cpu.features[X86_FEATURE_X2APIC / 64] &= ~(1ull << X86_FEATURE_X2APIC % 64);
+    soft_features_of(&vp->partition->properties, v->p.cpu.features);
     vcpu_reset(v);
     vp->engine_data = v;
     pthread_rwlock_wrlock(&soft->vcpus_lock);
