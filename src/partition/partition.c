@@ -8,6 +8,7 @@
 
 #include "os/tsc.h"
 #include "partition/capabilities.h"
+#include "partition/features.h"
 #include "partition/handover.h"
 #include "partition/migration.h"
 #include "partition/policy.h"
@@ -89,6 +90,9 @@ static HRESULT choose_and_set_up_locked(struct partition *p)
     const struct engine *engine;
     HRESULT hr = WHV_E_INVALID_PARTITION_CONFIG;
     struct engine_capabilities capabilities, chosen;
+    // What is not the caller's own in them is each engine's.
+    const WHV_PROCESSOR_FEATURES_BANKS features = p->properties.processor_features;
+    struct feature_conflict conflict;
     int place = -1;
 
     if (p->properties.processor_count == 0)
@@ -101,6 +105,12 @@ static HRESULT choose_and_set_up_locked(struct partition *p)
     while ((engine = engine_choose(&p->wish, &p->properties, &place, passed, sizeof(passed)))) {
         capabilities_of(engine, &chosen);
         property_defaults(&p->properties, &chosen);
+        hr = features_settle(&p->properties, &chosen, &conflict);
+        if (FAILED(hr)) {
+            engine_text_add(passed, sizeof(passed), "%s passed over: of the features that were set %s needs %s\n",
+                            engine->name, conflict.feature, conflict.without);
+            continue;
+        }
         p->engine = engine;
         hr = engine->setup(p);
         if (SUCCEEDED(hr)) {
@@ -113,6 +123,7 @@ static HRESULT choose_and_set_up_locked(struct partition *p)
         engine_text_add(passed, sizeof(passed), "%s passed over: its set-up failed with 0x%08X\n",
                         engine->name, (unsigned int)hr);
     }
+    p->properties.processor_features = features;
     property_defaults(&p->properties, &capabilities);
     engine_report_write(p->engine_report, sizeof(p->engine_report), &p->wish, NULL, &p->properties, passed);
     return hr;
