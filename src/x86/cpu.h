@@ -268,6 +268,8 @@ struct x86_exit {
 };
 
 enum x86_answer { X86_DONE, X86_FAULT_GP, X86_ANSWER_EXIT };    // what the platform says to an instruction
+// What the platform makes of an MSR before the processor has a look at it.
+enum x86_msr_action { X86_MSR_ACCESS, X86_MSR_IGNORE, X86_MSR_EXIT };  // IGNORE: reads as 0, a write changes nothing
 
 // A page of guest-physical memory as the platform has it.
 struct x86_page {
@@ -291,6 +293,8 @@ struct x86_bus {
     // Fault: false with cpu->exception or cpu->exit and cpu->leave set.
     bool (*translate)(struct x86_cpu *cpu, uint64_t linear, unsigned access, uint64_t *gpa);
     enum x86_answer (*cpuid)(struct x86_cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
+    // The guest's RDMSR and WRMSR of any register, asked where cpu->msr_actions is set. EXIT: cpu->exit was filled.
+    enum x86_msr_action (*msr_action)(struct x86_cpu *cpu, uint32_t msr, bool write);
     enum x86_answer (*read_msr)(struct x86_cpu *cpu, uint32_t msr, uint64_t *value);   // MSRs not in `struct x86_cpu`
     enum x86_answer (*write_msr)(struct x86_cpu *cpu, uint32_t msr, uint64_t value);
     enum x86_answer (*tsc)(struct x86_cpu *cpu, bool rdtscp, uint64_t *value);         // may ask for an exit
@@ -345,6 +349,7 @@ struct x86_cpu {
     uint8_t physical_bits;
     uint32_t apic_id, processor_count;      // what CPUID's topology leaves show
     const struct x86_bus *bus;
+    bool msr_actions;                       // bus->msr_action is to be asked
     void *platform;                         // the bus's own
 
     uint8_t scratch[64] __attribute__((aligned(64)));     // stands in for memory that is split or not memory

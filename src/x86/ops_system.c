@@ -197,12 +197,24 @@ static __attribute__((noinline)) struct answer ask_tsc(struct x86_cpu *cpu, bool
     return a;
 }
 
+// Whether the platform has decided about the access, and how; a register that is ignored reads as 0.
+static bool msr_decided(struct x86_cpu *cpu, uint32_t msr, bool write, enum x86_answer *answer)
+{
+    if (X86_LIKELY(!cpu->msr_actions))
+        return false;
+    enum x86_msr_action action = cpu->bus->msr_action(cpu, msr, write);
+    *answer = action == X86_MSR_EXIT ? X86_ANSWER_EXIT : X86_DONE;
+    return action != X86_MSR_ACCESS;
+}
+
 static __attribute__((noinline)) struct answer ask_msr(struct x86_cpu *cpu)
 {
     struct answer a = { 0 };
     struct x86_counted *counted = &cpu->counts.instruction[X86_COUNT_MSR];
     uint64_t begun = x86_count_begin(counted);
-    a.kind = x86_read_msr(cpu, R32(OFFSET(X86_RCX)), &a.value);
+    uint32_t msr = R32(OFFSET(X86_RCX));
+    if (!msr_decided(cpu, msr, false, &a.kind))
+        a.kind = x86_read_msr(cpu, msr, &a.value);
     x86_count_end(&cpu->counts, counted, begun);
     return a;
 }
@@ -264,7 +276,9 @@ static const struct insn *wrmsr(struct x86_cpu *cpu, const struct insn *i)
     uint64_t value = (uint64_t)R32(OFFSET(X86_RDX)) << 32 | R32(OFFSET(X86_RAX));
     struct x86_counted *counted = &cpu->counts.instruction[X86_COUNT_MSR];
     uint64_t begun = x86_count_begin(counted);
-    enum x86_answer answer = x86_write_msr(cpu, msr, value);
+    enum x86_answer answer;
+    if (!msr_decided(cpu, msr, true, &answer))
+        answer = x86_write_msr(cpu, msr, value);
     x86_count_end(&cpu->counts, counted, begun);
     switch (answer) {
     case X86_DONE:

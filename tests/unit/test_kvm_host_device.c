@@ -191,6 +191,7 @@ static uint32_t access_msr(bool write, uint32_t msr)
 
 static void test_msr_exits(void **state)
 {
+    const struct msr_actions none = { .count = 0 };
     struct property_values *p = &partition.properties;
 
     (void)state;
@@ -199,14 +200,14 @@ static void test_msr_exits(void **state)
         p->extended_vm_exits.X64MsrExit = 0;
         p->msr_exit_bitmap.TscMsrRead = 1;
         if (round)
-            assert_ok(kvm_msr_exits(vm, p));
+            assert_ok(kvm_msr_exits(vm, p, &none));
         assert_int_equal(access_msr(false, 0x10), KVM_EXIT_HLT);
         assert_int_equal(access_msr(false, 0x12345), FAULTED);
         assert_int_equal(access_msr(true, 0x40000000), FAULTED);
         assert_int_equal(access_msr(false, 0x4b564d00), FAULTED);
 
         p->extended_vm_exits.X64MsrExit = 1;
-        assert_ok(kvm_msr_exits(vm, p));
+        assert_ok(kvm_msr_exits(vm, p, &none));
         assert_int_equal(access_msr(false, 0x10), KVM_EXIT_X86_RDMSR);
         assert_int_equal(run->msr.reason, KVM_MSR_EXIT_REASON_FILTER);
         assert_int_equal(access_msr(true, 0x10), KVM_EXIT_HLT);
@@ -220,7 +221,7 @@ static void test_msr_exits(void **state)
         p->msr_exit_bitmap.AsUINT64 = 0;
         p->msr_exit_bitmap.TscMsrWrite = p->msr_exit_bitmap.McUpdatePatchLevelMsrRead = 1;
         p->msr_exit_bitmap.ApicBaseMsrWrite = 1;
-        assert_ok(kvm_msr_exits(vm, p));
+        assert_ok(kvm_msr_exits(vm, p, &none));
         assert_int_equal(access_msr(false, 0x10), KVM_EXIT_HLT);
         assert_int_equal(access_msr(true, 0x10), KVM_EXIT_X86_WRMSR);
         assert_int_equal(access_msr(false, 0x8b), KVM_EXIT_X86_RDMSR);

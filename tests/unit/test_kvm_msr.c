@@ -21,6 +21,7 @@ static struct {
     // The partition. `unreasoned`: there was a moment in which the filter denied something and no reason let it exit.
     unsigned filters, caps;
     struct kvm_msr_filter filter;
+    uint8_t bitmaps[KVM_MSR_FILTER_MAX_RANGES][KVM_MSR_FILTER_MAX_BITMAP_SIZE];
     uint64_t reasons;
     bool unreasoned;
     int filter_answer, cap_answer;
@@ -64,6 +65,14 @@ static int answer_vm(unsigned long request, void *argument)
         if (kernel.filter_answer)
             return kernel.filter_answer;
         kernel.filter = *(struct kvm_msr_filter *)argument;
+        for (unsigned n = 0; n < KVM_MSR_FILTER_MAX_RANGES; n++) {
+            struct kvm_msr_filter_range *r = &kernel.filter.ranges[n];
+            if (!r->nmsrs)
+                continue;
+            assert_true(r->nmsrs <= 8 * KVM_MSR_FILTER_MAX_BITMAP_SIZE && r->flags);
+            memcpy(kernel.bitmaps[n], r->bitmap, (r->nmsrs + 63) / 64 * 8);     // what KVM copies
+            r->bitmap = kernel.bitmaps[n];
+        }
     }
     for (unsigned n = 0; n < KVM_MSR_FILTER_MAX_RANGES; n++)
         denies |= kernel.filter.ranges[n].nmsrs != 0;
@@ -120,6 +129,7 @@ static bool denied(uint32_t msr, uint32_t access)
 }
 
 static struct x86_cpu *cpu, *before;
+static const struct msr_actions none;
 
 static int setup(void **state)
 {
@@ -152,7 +162,7 @@ static void test_exits(void **state)
         p.msr_exit_bitmap.ApicBaseMsrWrite = choice >> 3 & 1;
         p.msr_exit_bitmap.McUpdatePatchLevelMsrRead = choice >> 4 & 1;
         p.msr_exit_bitmap.UnhandledMsrs = choice >> 5 & 1;
-        assert_ok(kvm_msr_exits(VM, &p));
+        assert_ok(kvm_msr_exits(VM, &p, &none));
         assert_int_equal(kernel.reasons, on ? KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_INVAL |
                                               KVM_MSR_EXIT_REASON_FILTER : 0);
         assert_int_equal(kernel.filter.flags, KVM_MSR_FILTER_DEFAULT_ALLOW);
@@ -172,24 +182,119 @@ static void test_exits(void **state)
     // A partition that shows a hypervisor's leaves keeps the guest from KVM's implementation of its MSRs, exits or not.
     WHV_X64_CPUID_RESULT leaf = { .Function = 0x40000001 };
     p.extended_vm_exits.X64MsrExit = 0;
-    assert_false(kvm_msr_exits_wanted(&p));
+    assert_false(kvm_msr_exits_wanted(&p, &none));
     p.cpuid_result_list = &leaf;
     p.cpuid_result_count = 1;
-    assert_true(kvm_msr_exits_wanted(&p));
-    assert_ok(kvm_msr_exits(VM, &p));
+    assert_true(kvm_msr_exits_wanted(&p, &none));
+    assert_ok(kvm_msr_exits(VM, &p, &none));
     assert_true(denied(0x40000003, WRITE) && denied(0x40000000, READ));
     assert_false(denied(0x10, READ) || denied(0x10, WRITE));
     assert_int_equal(kernel.reasons, 0);
     leaf.Function = 1;
-    assert_false(kvm_msr_exits_wanted(&p));
+    assert_false(kvm_msr_exits_wanted(&p, &none));
     kernel.filter_answer = -ENOMEM;
-    assert_hr(kvm_msr_exits(VM, &p), E_OUTOFMEMORY);
+    assert_hr(kvm_msr_exits(VM, &p, &none), E_OUTOFMEMORY);
     kernel.filter_answer = 0;
     kernel.cap_answer = -EINVAL;
-    assert_hr(kvm_msr_exits(VM, &p), E_FAIL);
+    assert_hr(kvm_msr_exits(VM, &p, &none), E_FAIL);
 }
 
 // Numbers from the manuals: SDM vol. 4, APM vol. 2 appendix A.
+static struct msr_actions actions_of(WHV_MSR_ACTION_ENTRY *list, UINT32 count, WHV_MSR_ACTION unimplemented)
+{
+    const struct property_values p = { .msr_action_list = list, .msr_action_count = count,
+                                       .unimplemented_msr_action = unimplemented };
+    struct msr_actions actions;
+
+    assert_ok(msr_actions_init(&actions, &p));
+    return actions;
+}
+
+// What a partition's list decides about comes to the engine, and nothing else does.
+static void test_list(void **state)
+{
+    static WHV_MSR_ACTION_ENTRY list[PROPERTY_LIST_MAX];
+    static const uint32_t places[] = { 0, 0x174, 0x2fff, 0x3000, 0xc0000080, 0xc0000100, 0xc0010000, 0xfffffff0 };
+    struct property_values p = { .processor_count = 1 };
+    uint64_t random = 1;
+
+    (void)state;
+    for (unsigned round = 0; round < 50; round++) {
+        UINT32 count = 1 + round * 60 % 1000;
+        for (UINT32 n = 0; n < count; n++) {
+            random = random * 6364136223846793005 + 1442695040888963407;
+            list[n] = (WHV_MSR_ACTION_ENTRY){
+                .Index = places[random >> 33 & 7] + (uint32_t)(random >> 40 & 15),
+                .ReadAction = (random >> 50 & 3) % 3, .WriteAction = (random >> 54 & 3) % 3,
+            };
+        }
+        struct msr_actions actions = actions_of(list, count, WHvMsrActionArchitectureDefault);
+        assert_true(kvm_msr_exits_wanted(&p, &actions));
+        assert_ok(kvm_msr_exits(VM, &p, &actions));
+        assert_int_not_equal(kernel.reasons, 0);
+        for (unsigned place = 0; place < 8; place++)
+            for (uint32_t msr = places[place]; msr - places[place] < 20; msr++)
+                for (int write = 0; write < 2; write++) {
+                    uint8_t action = 0;
+                    for (UINT32 n = 0; n < count; n++)          // the last one counts
+                        if (list[n].Index == msr)
+                            action = write ? list[n].WriteAction : list[n].ReadAction;
+                    assert_int_equal(msr_actions_listed(&actions, msr, write), action);
+                    assert_int_equal(denied(msr, write ? KVM_MSR_FILTER_WRITE : KVM_MSR_FILTER_READ), action != 0);
+                }
+        msr_actions_release(&actions);
+    }
+    // Only the rule for unknown ones.
+    struct msr_actions actions = actions_of(NULL, 0, WHvMsrActionExit);
+    assert_true(kvm_msr_exits_wanted(&p, &actions));
+    assert_ok(kvm_msr_exits(VM, &p, &actions));
+    assert_int_not_equal(kernel.reasons, 0);
+    assert_false(denied(0x174, KVM_MSR_FILTER_READ));
+    assert_true(denied(0x40000000, KVM_MSR_FILTER_READ));
+}
+
+// More than the filter holds, and registers that it does not hold for.
+static void test_list_refused(void **state)
+{
+    WHV_MSR_ACTION_ENTRY list[KVM_MSR_FILTER_MAX_RANGES];
+    struct property_values p = { .processor_count = 1, .apic_mode = WHvX64LocalApicEmulationModeXApic };
+    struct msr_actions actions;
+
+    (void)state;
+    for (UINT32 n = 0; n < KVM_MSR_FILTER_MAX_RANGES; n++)
+        list[n] = (WHV_MSR_ACTION_ENTRY){ .Index = n << 20, .ReadAction = WHvMsrActionExit };
+    // With everything else that the filter has to hold, whatever is switched on later.
+    p.extended_vm_exits.X64MsrExit = 1;
+    p.msr_exit_bitmap.AsUINT64 = ~0ull;
+    for (UINT32 count = 1; count < KVM_MSR_FILTER_MAX_RANGES; count++) {
+        actions = actions_of(list, count, WHvMsrActionArchitectureDefault);
+        assert_hr(kvm_msr_exits(VM, &p, &actions), count <= 11 ? S_OK : WHV_E_INVALID_PARTITION_CONFIG);
+        for (UINT32 n = 0; n < count && count <= 11; n++)
+            assert_true(denied(n << 20, KVM_MSR_FILTER_READ) && !denied(n << 20, KVM_MSR_FILTER_WRITE));
+        msr_actions_release(&actions);
+    }
+    // Reads and writes that differ take two ranges.
+    for (UINT32 n = 0; n < 6; n++)
+        list[n].WriteAction = WHvMsrActionExit;
+    list[6] = (WHV_MSR_ACTION_ENTRY){ .Index = 1, .WriteAction = WHvMsrActionExit };
+    actions = actions_of(list, 7, WHvMsrActionArchitectureDefault);
+    assert_ok(kvm_msr_exits(VM, &p, &actions));
+    assert_true(denied(0, KVM_MSR_FILTER_READ) && denied(0, KVM_MSR_FILTER_WRITE) && denied(1, KVM_MSR_FILTER_WRITE));
+    assert_false(denied(1, KVM_MSR_FILTER_READ));
+    msr_actions_release(&actions);
+    // The x2APIC's.
+    list[0] = (WHV_MSR_ACTION_ENTRY){ .Index = 0x8ff, .WriteAction = WHvMsrActionIgnoreWriteReadZero };
+    list[1] = (WHV_MSR_ACTION_ENTRY){ .Index = 0x800 };
+    actions = actions_of(list, 2, WHvMsrActionArchitectureDefault);
+    assert_ok(kvm_msr_exits(VM, &p, &actions));
+    p.apic_mode = WHvX64LocalApicEmulationModeX2Apic;
+    assert_hr(kvm_msr_exits(VM, &p, &actions), WHV_E_INVALID_PARTITION_CONFIG);
+    msr_actions_release(&actions);
+    actions = actions_of(&list[1], 1, WHvMsrActionArchitectureDefault);
+    assert_ok(kvm_msr_exits(VM, &p, &actions));
+    msr_actions_release(&actions);
+}
+
 static void test_fetch(void **state)
 {
     (void)state;
@@ -322,6 +427,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(test_exits, setup),
+        cmocka_unit_test_setup(test_list, setup),
+        cmocka_unit_test_setup(test_list_refused, setup),
         cmocka_unit_test_setup(test_fetch, setup),
         cmocka_unit_test_setup(test_store, setup),
         cmocka_unit_test_setup(test_refused, setup),

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "engine/kvm/host.h"
+#include "engine/kvm/msr.h"
 #include "engine/kvm/vcpu.h"
 #include "x86/decode.h"
 #include "x86/system.h"
@@ -194,22 +195,48 @@ static bool guests_mistake(const struct kvm_vcpu *v)
 {
     uint32_t index = v->run->msr.index;
     bool x2apic = v->kvm->partition->properties.apic_mode == WHvX64LocalApicEmulationModeX2Apic;
-    return v->run->msr.reason == KVM_MSR_EXIT_REASON_INVAL && (x2apic || index < 0x800 || index > 0x8ff);
+    return v->run->msr.reason == KVM_MSR_EXIT_REASON_INVAL && (x2apic || !kvm_msr_is_x2apic(index));
+}
+
+// What becomes of the access (engine/common/msr_actions.h); ArchitectureDefault: #GP.
+static WHV_MSR_ACTION msr_decision(const struct kvm_vcpu *v, bool write)
+{
+    const struct msr_actions *actions = &v->kvm->msr_actions;
+    uint32_t index = v->run->msr.index;
+    WHV_MSR_ACTION action = msr_actions_listed(actions, index, write);
+    if (action != WHvMsrActionArchitectureDefault || guests_mistake(v))
+        return action;
+    // The filter denies what the list and X64MsrExitBitmap name, and Hyper-V's, which do not exist.
+    if (v->run->msr.reason != KVM_MSR_EXIT_REASON_FILTER || kvm_msr_is_hyperv(index))
+        action = msr_actions_unimplemented(actions, index);
+    if (action == WHvMsrActionArchitectureDefault && v->kvm->msr_exits)
+        action = WHvMsrActionExit;
+    return action;
+}
+
+// A read gives 0, a write changes nothing: what a client would do with the registers, for kvm_half_resolve to see.
+static HRESULT ignore_msr(struct kvm_vcpu *v, bool write, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
+{
+    struct x86_cpu *cpu = &v->p.cpu;
+    bool trap = cpu->rflags & X86_TF, shadow = cpu->interrupt_shadow;
+    if (!write)
+        cpu->slot[X86_RAX] = cpu->slot[X86_RDX] = 0;
+    cpu->rip = x86_cut_rip(cpu, cpu->rip + v->half.undo.length);
+    cpu->rflags &= ~(uint64_t)X86_RF;
+    cpu->interrupt_shadow = 0;
+    v->changed |= REGISTER_GENERAL | (shadow ? REGISTER_EVENTS : 0);
+    *step = STEP_AGAIN;
+    return trap ? kvm_step_trap(v, step, exit) : S_OK;
 }
 
 static HRESULT msr(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     struct x86_cpu *cpu = &v->p.cpu;
     bool write = v->run->exit_reason == KVM_EXIT_X86_WRMSR;
+    WHV_MSR_ACTION action = msr_decision(v, write);
     struct kvm_undo *undo = &v->half.undo;
     v->half.kind = write ? KVM_HALF_MSR_WRITE : KVM_HALF_MSR_READ;
     undo->pending = KVM_PENDING_INPUT;
-    if (guests_mistake(v)) {
-        x86_fault(cpu, X86_GP, 0);
-        *step = deliver_exception(&v->p, exit, kvm_state_cr8(v));
-        v->changed |= KVM_GROUPS_SYNCED;
-        return S_OK;
-    }
     undo->rip = cpu->rip;
     undo->length = 0;
     undo->byte_count = exit_instruction_bytes(&v->p, undo->bytes);
@@ -218,9 +245,18 @@ static HRESULT msr(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT 
         if (undo->bytes[n] == 0x0f)
             undo->length = (uint8_t)(n + 2);
     kvm_undo_keep(&v->before, cpu);
-    cpu->exit = (struct x86_exit){ .kind = X86_EXIT_MSR, .length = undo->length,
-                                   .msr = { .msr = v->run->msr.index, .write = write } };
-    *step = exit_from_view(v, exit);
+    if (action == WHvMsrActionExit) {
+        cpu->exit = (struct x86_exit){ .kind = X86_EXIT_MSR, .length = undo->length,
+                                       .msr = { .msr = v->run->msr.index, .write = write } };
+        *step = exit_from_view(v, exit);
+        return S_OK;
+    }
+    // Where its bytes are not in memory any more, what is there now comes next: the access has not happened.
+    if (action == WHvMsrActionIgnoreWriteReadZero)
+        return undo->length ? ignore_msr(v, write, step, exit) : instruction(v, step, exit);
+    x86_fault(cpu, X86_GP, 0);
+    *step = deliver_exception(&v->p, exit, kvm_state_cr8(v));
+    v->changed |= KVM_GROUPS_SYNCED;
     return S_OK;
 }
 

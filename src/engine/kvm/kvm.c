@@ -21,6 +21,7 @@
 static void copy_exits(struct kvm_partition *kvm)
 {
     const struct property_values *p = &kvm->partition->properties;
+    kvm->msr_exits = p->extended_vm_exits.X64MsrExit;
     // A relaxation may let more be asked for than there is.
     kvm->debug_exceptions = p->extended_vm_exits.ExceptionExit
                           ? p->exception_exit_bitmap & kvm_host_capabilities()->exception_exit_bitmap : 0;
@@ -45,6 +46,7 @@ static void release(struct kvm_partition *kvm)
     }
     if (kvm->vm >= 0)
         close(kvm->vm);
+    msr_actions_release(&kvm->msr_actions);
     free(kvm);
 }
 
@@ -104,11 +106,15 @@ static HRESULT kvm_setup(struct partition *p)
         kvm->kept[n].fd = -1;
     kvm->apic = p->properties.apic_mode != WHvX64LocalApicEmulationModeNone;
     kvm->eoi_late = kvm->apic && !kvm_host()->hardware;
-    HRESULT hr = create_vm(kvm);
+    HRESULT hr = msr_actions_init(&kvm->msr_actions, &p->properties);
+    if (SUCCEEDED(hr) && msr_actions_any(&kvm->msr_actions) && !kvm_host()->msr_exits)
+        hr = WHV_E_INVALID_PARTITION_CONFIG;
+    if (SUCCEEDED(hr))
+        hr = create_vm(kvm);
     if (SUCCEEDED(hr))
         hr = take_emulation_failures(kvm);
-    if (SUCCEEDED(hr) && kvm_msr_exits_wanted(&p->properties))
-        hr = kvm_msr_exits(kvm->vm, &p->properties);
+    if (SUCCEEDED(hr) && kvm_msr_exits_wanted(&p->properties, &kvm->msr_actions))
+        hr = kvm_msr_exits(kvm->vm, &p->properties, &kvm->msr_actions);
     if (SUCCEEDED(hr) && kvm->apic)
         hr = kvm_apic_setup(&kvm->interrupts, kvm->vm, p->properties.apic_mode, kvm_host()->bus_ns);
     if (SUCCEEDED(hr)) {
@@ -165,7 +171,7 @@ static HRESULT kvm_properties_changed(struct partition *p)
     kvm_stop_all(kvm);
     // KVM waits for all its processors before it has another filter.
     if (choice != kvm->msr_choice) {
-        hr = kvm_msr_exits(kvm->vm, &p->properties);
+        hr = kvm_msr_exits(kvm->vm, &p->properties, &kvm->msr_actions);
         kvm->msr_choice = SUCCEEDED(hr) ? choice : MSR_CHOICE_UNKNOWN;
     }
     if (SUCCEEDED(hr))

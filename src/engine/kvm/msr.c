@@ -3,20 +3,20 @@
 
 #include <errno.h>
 #include <stdatomic.h>
+#include <string.h>
 
 #include "engine/kvm/abi.h"
 #include "engine/kvm/ioctl.h"
 #include "x86/cpu.h"
 
-enum { MSR_TSC = 0x10, MSR_APIC_BASE = 0x1b, MSR_PATCH_LEVEL = 0x8b, MSR_HYPERV = 0x40000000 };
-#define HYPERV_MSRS 0x200u          // up to HV_X64_MSR_TSC_INVARIANT_CONTROL (TLFS appendix D)
+enum { MSR_TSC = 0x10, MSR_APIC_BASE = 0x1b, MSR_PATCH_LEVEL = 0x8b };
 
 // ---- Exits -------------------------------------------------------------------------------------------------------
 
 static void deny(struct kvm_msr_filter *filter, unsigned *count, bool wanted, uint32_t base, uint32_t msrs,
                  uint32_t accesses)
 {
-    static __u8 none[HYPERV_MSRS / 8];      // a 0 denies the access
+    static __u8 none[KVM_MSR_HYPERV_COUNT / 8];      // a 0 denies the access
 
     if (wanted)
         filter->ranges[(*count)++] = (struct kvm_msr_filter_range){
@@ -29,23 +29,103 @@ static void deny(struct kvm_msr_filter *filter, unsigned *count, bool wanted, ui
 static bool shows_hypervisor(const struct property_values *p)
 {
     for (UINT32 n = 0; n < p->cpuid_result_count; n++)
-        if (p->cpuid_result_list[n].Function >> 8 == MSR_HYPERV >> 8)
+        if (p->cpuid_result_list[n].Function >> 8 == KVM_MSR_HYPERV >> 8)
             return true;
     for (UINT32 n = 0; n < p->cpuid_result2_count; n++)
-        if (p->cpuid_result2_list[n].Function >> 8 == MSR_HYPERV >> 8)
+        if (p->cpuid_result2_list[n].Function >> 8 == KVM_MSR_HYPERV >> 8)
             return true;
     return false;
 }
 
-bool kvm_msr_exits_wanted(const struct property_values *properties)
+// Whether accesses shall come to the engine at all.
+static bool told(const struct property_values *p, const struct msr_actions *actions)
 {
-    return properties->extended_vm_exits.X64MsrExit || shows_hypervisor(properties);
+    return p->extended_vm_exits.X64MsrExit || msr_actions_any(actions);
+}
+
+bool kvm_msr_exits_wanted(const struct property_values *properties, const struct msr_actions *actions)
+{
+    return told(properties, actions) || shows_hypervisor(properties);
+}
+
+// Ranges of the filter that set_filter has for other things than the partition's list, and what is left for that.
+#define OWN_RANGES 5u
+#define LIST_RANGES (KVM_MSR_FILTER_MAX_RANGES - OWN_RANGES)
+#define RANGE_MSRS (8u * KVM_MSR_FILTER_MAX_BITMAP_SIZE)
+typedef __u8 range_bitmap[KVM_MSR_FILTER_MAX_BITMAP_SIZE];
+
+// Deny what entries that lie close together decide about reads, or about writes, in one more range. False: nothing.
+static bool mark(const WHV_MSR_ACTION_ENTRY *entries, size_t count, bool write, struct kvm_msr_filter_range *range,
+                 range_bitmap bitmap)
+{
+    bool any = false;
+
+    memset(bitmap, 0xff, sizeof(range_bitmap));
+    *range = (struct kvm_msr_filter_range){
+        .flags = write ? KVM_MSR_FILTER_WRITE : KVM_MSR_FILTER_READ, .base = entries[0].Index,
+        .nmsrs = entries[count - 1].Index - entries[0].Index + 1, .bitmap = bitmap,
+    };
+    for (size_t n = 0; n < count; n++) {
+        uint32_t place = entries[n].Index - range->base;
+
+        if ((write ? entries[n].WriteAction : entries[n].ReadAction) == WHvMsrActionArchitectureDefault)
+            continue;
+        bitmap[place / 8] &= (__u8)~(1u << place % 8);
+        any = true;
+    }
+    return any;
+}
+
+// The list as ranges. False: there are not enough of them.
+CHECKED static bool deny_listed(const struct msr_actions *actions, struct kvm_msr_filter_range ranges[LIST_RANGES],
+                                range_bitmap bitmaps[LIST_RANGES])
+{
+    unsigned used = 0;
+
+    for (size_t first = 0, end; first < actions->count; first = end) {
+        const WHV_MSR_ACTION_ENTRY *entries = &actions->entries[first];
+        unsigned before = used;
+
+        for (end = first; end < actions->count && actions->entries[end].Index - entries->Index < RANGE_MSRS;)
+            end++;
+        for (int write = 0; write < 2; write++) {
+            struct kvm_msr_filter_range range;
+            range_bitmap bitmap;
+
+            if (!mark(entries, end - first, write, &range, bitmap))
+                continue;
+            if (used > before && !memcmp(bitmap, bitmaps[before], sizeof bitmap)) {
+                ranges[before].flags |= range.flags;
+                continue;
+            }
+            if (used == LIST_RANGES)
+                return false;
+            memcpy(bitmaps[used], bitmap, sizeof bitmap);
+            range.bitmap = bitmaps[used];
+            ranges[used++] = range;
+        }
+    }
+    return true;
+}
+
+// KVM lets every access to the x2APIC's registers through, whatever the filter says.
+static bool decides_x2apic(const struct property_values *p, const struct msr_actions *actions)
+{
+    if (p->apic_mode != WHvX64LocalApicEmulationModeX2Apic)
+        return false;
+    for (size_t n = 0; n < actions->count; n++)
+        if (kvm_msr_is_x2apic(actions->entries[n].Index) &&
+            (actions->entries[n].ReadAction != WHvMsrActionArchitectureDefault ||
+             actions->entries[n].WriteAction != WHvMsrActionArchitectureDefault))
+            return true;
+    return false;
 }
 
 // What KVM would answer by itself and is to exit for, or to raise #GP for: the listed MSRs, and Hyper-V's.
-CHECKED static int set_filter(int vm, const struct property_values *p)
+CHECKED static HRESULT set_filter(int vm, const struct property_values *p, const struct msr_actions *actions)
 {
     struct kvm_msr_filter filter = { .flags = KVM_MSR_FILTER_DEFAULT_ALLOW };
+    range_bitmap bitmaps[LIST_RANGES];
     bool on = p->extended_vm_exits.X64MsrExit;
     unsigned n = 0;
 
@@ -53,37 +133,39 @@ CHECKED static int set_filter(int vm, const struct property_values *p)
     deny(&filter, &n, on && p->msr_exit_bitmap.TscMsrWrite, MSR_TSC, 1, KVM_MSR_FILTER_WRITE);
     deny(&filter, &n, on && p->msr_exit_bitmap.ApicBaseMsrWrite, MSR_APIC_BASE, 1, KVM_MSR_FILTER_WRITE);
     deny(&filter, &n, on && p->msr_exit_bitmap.McUpdatePatchLevelMsrRead, MSR_PATCH_LEVEL, 1, KVM_MSR_FILTER_READ);
-    deny(&filter, &n, on || shows_hypervisor(p), MSR_HYPERV, HYPERV_MSRS, KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE);
-    return kvm_ioctl(vm, KVM_X86_SET_MSR_FILTER, &filter);
+    deny(&filter, &n, told(p, actions) || shows_hypervisor(p), KVM_MSR_HYPERV, KVM_MSR_HYPERV_COUNT,
+         KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE);
+    if (decides_x2apic(p, actions) || !deny_listed(actions, &filter.ranges[n], bitmaps))
+        return WHV_E_INVALID_PARTITION_CONFIG;
+    return kvm_hresult(kvm_ioctl(vm, KVM_X86_SET_MSR_FILTER, &filter));
 }
 
 // UNKNOWN: no such MSR. INVAL: one that this processor lacks, or a value that it refuses. FILTER: denied
 // above. Without the reason the access raises #GP.
-CHECKED static int set_reasons(int vm, bool on)
+CHECKED static HRESULT set_reasons(int vm, bool on)
 {
     struct kvm_enable_cap cap = { .cap = KVM_CAP_X86_USER_SPACE_MSR };
 
     if (on)
         cap.args[0] = KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_FILTER;
-    return kvm_ioctl(vm, KVM_ENABLE_CAP, &cap);
+    return kvm_hresult(kvm_ioctl(vm, KVM_ENABLE_CAP, &cap));
 }
 
-HRESULT kvm_msr_exits(int vm, const struct property_values *properties)
+HRESULT kvm_msr_exits(int vm, const struct property_values *properties, const struct msr_actions *actions)
 {
-    bool on = properties->extended_vm_exits.X64MsrExit;
-    int answer;
+    HRESULT hr;
 
     // Processors may run: an access that the filter denies must never meet a time without its reason.
-    if (on) {
-        answer = set_reasons(vm, true);
-        if (answer >= 0)
-            answer = set_filter(vm, properties);
+    if (told(properties, actions)) {
+        hr = set_reasons(vm, true);
+        if (SUCCEEDED(hr))
+            hr = set_filter(vm, properties, actions);
     } else {
-        answer = set_filter(vm, properties);
-        if (answer >= 0)
-            answer = set_reasons(vm, false);
+        hr = set_filter(vm, properties, actions);
+        if (SUCCEEDED(hr))
+            hr = set_reasons(vm, false);
     }
-    return kvm_hresult(answer);
+    return hr;
 }
 
 // ---- The view's registers ----------------------------------------------------------------------------------------

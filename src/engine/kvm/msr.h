@@ -2,14 +2,22 @@
 #ifndef BULKHEAD_KVM_MSR_H
 #define BULKHEAD_KVM_MSR_H
 
+#include "engine/common/msr_actions.h"
 #include "partition/partition.h"
 
+// The MSRs of Hyper-V's interface (TLFS appendix D, up to HV_X64_MSR_TSC_INVARIANT_CONTROL), and the x2APIC's.
+#define KVM_MSR_HYPERV 0x40000000u
+#define KVM_MSR_HYPERV_COUNT 0x200u
+static inline bool kvm_msr_is_hyperv(uint32_t msr) { return msr - KVM_MSR_HYPERV < KVM_MSR_HYPERV_COUNT; }
+static inline bool kvm_msr_is_x2apic(uint32_t msr) { return msr - 0x800u < 0x100u; }
+
 // Whether a new partition differs from one without a call of the next function.
-bool kvm_msr_exits_wanted(const struct property_values *properties);
-// Have KVM exit for the MSR accesses that the properties name (X64MsrExit: whatever would fault;
-// X64MsrExitBitmap: the listed ones), or for none, as a new partition does before any call. Any thread, also
-// while processors run. On failure KVM may exit for more than that.
-CHECKED HRESULT kvm_msr_exits(int vm, const struct property_values *properties);
+bool kvm_msr_exits_wanted(const struct property_values *properties, const struct msr_actions *actions);
+// Have KVM exit for the MSR accesses that the properties name (X64MsrExit: whatever would fault; X64MsrExitBitmap:
+// the listed ones) and those that `actions` decides about, or for none, as a new partition does before any call. Any
+// thread, also while processors run. On failure KVM may exit for more than that. WHV_E_INVALID_PARTITION_CONFIG: KVM
+// cannot tell of all that `actions` has.
+CHECKED HRESULT kvm_msr_exits(int vm, const struct property_values *properties, const struct msr_actions *actions);
 
 // The MSRs of REGISTER_MSR between a `struct x86_cpu` and KVM, in one call each. A set writes what differs
 // from `before`, which is what KVM has (NULL: everything, with one call more to read what KVM has).

@@ -41,20 +41,61 @@ static enum x86_answer bus_cpuid(struct x86_cpu *cpu, uint32_t leaf, uint32_t su
     return X86_DONE;
 }
 
-static enum x86_answer bus_read_msr(struct x86_cpu *cpu, uint32_t msr, uint64_t *value)
+static void msr_exit(struct x86_cpu *cpu, uint32_t msr, bool write)
 {
-    return SUCCEEDED(kvm_msr_get(vcpu_of(cpu)->fd, msr, value)) ? X86_DONE : X86_FAULT_GP;
+    cpu->exit.kind = X86_EXIT_MSR;
+    cpu->exit.msr.msr = msr;
+    cpu->exit.msr.write = write;
 }
 
+static enum x86_msr_action bus_msr_action(struct x86_cpu *cpu, uint32_t msr, bool write)
+{
+    switch (msr_actions_listed(&vcpu_of(cpu)->kvm->msr_actions, msr, write)) {
+    case WHvMsrActionArchitectureDefault:
+        break;
+    case WHvMsrActionIgnoreWriteReadZero:
+        return X86_MSR_IGNORE;
+    case WHvMsrActionExit:
+        msr_exit(cpu, msr, write);
+        return X86_MSR_EXIT;
+    }
+    return X86_MSR_ACCESS;
+}
+
+// A register that KVM does not have.
+static enum x86_answer unimplemented(struct x86_cpu *cpu, uint32_t msr, bool write)
+{
+    const struct kvm_partition *kvm = vcpu_of(cpu)->kvm;
+    WHV_MSR_ACTION action = msr_actions_unimplemented(&kvm->msr_actions, msr);
+    if (action == WHvMsrActionIgnoreWriteReadZero)
+        return X86_DONE;
+    if (action != WHvMsrActionExit && !kvm->msr_exits)
+        return X86_FAULT_GP;
+    msr_exit(cpu, msr, write);
+    return X86_ANSWER_EXIT;
+}
+
+static enum x86_answer bus_read_msr(struct x86_cpu *cpu, uint32_t msr, uint64_t *value)
+{
+    if (SUCCEEDED(kvm_msr_get(vcpu_of(cpu)->fd, msr, value)))
+        return X86_DONE;
+    *value = 0;
+    return unimplemented(cpu, msr, false);
+}
+
+// What cannot be read either is taken for a register that is not there, and not for a value that it does not take.
 static enum x86_answer bus_write_msr(struct x86_cpu *cpu, uint32_t msr, uint64_t value)
 {
-    return SUCCEEDED(kvm_msr_set(vcpu_of(cpu)->fd, msr, value)) ? X86_DONE : X86_FAULT_GP;
+    uint64_t before;
+    if (SUCCEEDED(kvm_msr_set(vcpu_of(cpu)->fd, msr, value)))
+        return X86_DONE;
+    return SUCCEEDED(kvm_msr_get(vcpu_of(cpu)->fd, msr, &before)) ? X86_FAULT_GP : unimplemented(cpu, msr, true);
 }
 
 static enum x86_answer bus_tsc(struct x86_cpu *cpu, bool rdtscp, uint64_t *value)
 {
     (void)rdtscp;
-    return bus_read_msr(cpu, 0x10, value);
+    return SUCCEEDED(kvm_msr_get(vcpu_of(cpu)->fd, 0x10, value)) ? X86_DONE : X86_FAULT_GP;
 }
 
 static uint64_t bus_read_cr8(struct x86_cpu *cpu) { return kvm_state_cr8(vcpu_of(cpu)); }
@@ -84,6 +125,7 @@ const struct x86_bus kvm_bus = {
     .device_read = bus_device_read,
     .device_write = bus_device_write,
     .cpuid = bus_cpuid,
+    .msr_action = bus_msr_action,
     .read_msr = bus_read_msr,
     .write_msr = bus_write_msr,
     .tsc = bus_tsc,
@@ -200,12 +242,16 @@ static enum step halt(struct kvm_vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
     return STEP_AGAIN;
 }
 
-// RFLAGS.TF was set: #DB behind the instruction (SDM vol. 3B 18.3.1.4).
-static enum step single_step_trap(struct kvm_vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
+HRESULT kvm_step_trap(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
+    HRESULT hr = kvm_state_fetch(v, REGISTER_DEBUG);
+    if (FAILED(hr))
+        return hr;
     x86_fault(&v->p.cpu, X86_DB, -1);
     v->p.cpu.exception.address = 1u << 14;
-    return deliver_exception(&v->p, exit, kvm_state_cr8(v));
+    *step = deliver_exception(&v->p, exit, kvm_state_cr8(v));
+    v->changed |= KVM_GROUPS_SYNCED | REGISTER_DEBUG;
+    return S_OK;
 }
 
 HRESULT kvm_step(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
@@ -244,11 +290,13 @@ HRESULT kvm_step(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *e
     case X86_LEAVE_LOOKUP:
     case X86_LEAVE_HALT:
         cpu->rflags &= ~(uint64_t)X86_RF;
-        *step = trap && !cpu->interrupt_shadow ? single_step_trap(v, exit)
-              : leave == X86_LEAVE_HALT ? halt(v, exit) : STEP_AGAIN;
+        if (trap && !cpu->interrupt_shadow)
+            hr = kvm_step_trap(v, step, exit);
+        else
+            *step = leave == X86_LEAVE_HALT ? halt(v, exit) : STEP_AGAIN;
         break;
     }
     v->pending_in_kvm = false;
     v->changed |= KVM_GROUPS_SYNCED | groups;
-    return S_OK;
+    return hr;
 }

@@ -19,6 +19,7 @@
 #ifndef BULKHEAD_KVM_VCPU_H
 #define BULKHEAD_KVM_VCPU_H
 
+#include "engine/common/msr_actions.h"
 #include "engine/common/processor.h"
 #include "engine/common/registers.h"
 #include "engine/common/turnstile.h"
@@ -56,6 +57,8 @@ struct kvm_partition {
     // KVM never gives a processor back: what a deleted one leaves serves the next of that index. run NULL:
     // none yet.
     struct { int fd; struct kvm_run *run; } kept[PARTITION_MAX_PROCESSORS];     // fd -1: none
+    struct msr_actions msr_actions;
+    atomic_bool msr_exits;              // X64MsrExit is on
     _Atomic uint64_t debug_exceptions;  // vectors that exit; only such as KVM can give
     uint64_t msr_choice;                // what KVM has of the MSR exits (kvm.c), under partition->lock
     // time.c; written with all processors standing still.
@@ -234,6 +237,8 @@ extern const struct x86_bus kvm_bus;
 // Run the one instruction at RIP on the view. STEP_AGAIN: done; STEP_EXIT: `exit` is filled in; STEP_RUN: the
 // interpreter does not know the instruction, and nothing has changed. Inside kvm_view_do.
 CHECKED HRESULT kvm_step(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit);
+// #DB behind an instruction that was run on the view with RFLAGS.TF set (SDM vol. 3B 18.3.1.4). Inside kvm_view_do.
+CHECKED HRESULT kvm_step_trap(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit);
 // Around each use of the view on guest memory, so that nobody is left in an old map.
 void kvm_view_enter(struct kvm_vcpu *v);
 void kvm_view_leave(struct kvm_vcpu *v);

@@ -214,11 +214,33 @@ static bool msr_exits(const struct vcpu_exits *exits, uint32_t msr, bool write)
     return false;
 }
 
-// An MSR that would raise #GP: an exit where the partition asked for that.
+static enum x86_msr_action bus_msr_action(struct x86_cpu *cpu, uint32_t msr, bool write)
+{
+    switch (msr_actions_listed(&vcpu_of(cpu)->soft->msr_actions, msr, write)) {
+    case WHvMsrActionArchitectureDefault:
+        break;
+    case WHvMsrActionIgnoreWriteReadZero:
+        return X86_MSR_IGNORE;
+    case WHvMsrActionExit:
+        (void)msr_exit(cpu, msr, write);
+        return X86_MSR_EXIT;
+    }
+    return X86_MSR_ACCESS;
+}
+
+// An MSR that would raise #GP: what the partition says of such; else an exit where it asked for that.
 static enum x86_answer msr_unhandled(struct x86_cpu *cpu, uint32_t msr, bool write)
 {
-    const struct vcpu_exits *exits = &vcpu_of(cpu)->soft->exits;
-    return exits->extended.X64MsrExit ? msr_exit(cpu, msr, write) : X86_FAULT_GP;
+    const struct soft_partition *soft = vcpu_of(cpu)->soft;
+    switch (msr_actions_unimplemented(&soft->msr_actions, msr)) {
+    case WHvMsrActionArchitectureDefault:
+        break;
+    case WHvMsrActionIgnoreWriteReadZero:
+        return X86_DONE;
+    case WHvMsrActionExit:
+        return msr_exit(cpu, msr, write);
+    }
+    return soft->exits.extended.X64MsrExit ? msr_exit(cpu, msr, write) : X86_FAULT_GP;
 }
 
 static bool apic_msr(const struct vcpu *v, uint32_t msr)
@@ -246,6 +268,8 @@ static enum x86_answer bus_read_msr(struct x86_cpu *cpu, uint32_t msr, uint64_t 
         *value = vcpu_guest_tsc(v);
         return X86_DONE;
     case MSR_TSC_ADJUST:
+        if (!x86_has_feature(cpu, X86_FEATURE_TSC_ADJUST))
+            break;
         *value = v->tsc_adjust;
         return X86_DONE;
     case LAPIC_MSR_BASE:        // no emulation: the register is there, and nothing is behind it
@@ -256,6 +280,7 @@ static enum x86_answer bus_read_msr(struct x86_cpu *cpu, uint32_t msr, uint64_t 
         *value = 0;
         return X86_DONE;
     }
+    *value = 0;
     return msr_unhandled(cpu, msr, false);
 }
 
@@ -268,8 +293,6 @@ static enum x86_answer bus_write_msr(struct x86_cpu *cpu, uint32_t msr, uint64_t
         struct lapic_effects effects = { 0 };
         if (lapic_msr_write(&v->lapic, msr, value, vcpu_time(v), &effects) != LAPIC_OK)
             return X86_FAULT_GP;
-        if (!x86_has_feature(cpu, X86_FEATURE_TSC_ADJUST))
-            break;
         count_x2apic(v, msr, true);
         vcpu_apic_effects(v, &effects);
         return X86_DONE;
@@ -279,8 +302,9 @@ static enum x86_answer bus_write_msr(struct x86_cpu *cpu, uint32_t msr, uint64_t
         vcpu_set_tsc(v, value);
         return X86_DONE;
     case MSR_TSC_ADJUST:
+        if (!x86_has_feature(cpu, X86_FEATURE_TSC_ADJUST))
+            break;
         v->tsc_offset += value - v->tsc_adjust;
-    *value = 0;
         v->tsc_adjust = value;
         if (v->soft->apic)
             lapic_tsc_changed(&v->lapic, vcpu_time(v));
@@ -302,8 +326,6 @@ static uint64_t bus_read_cr8(struct x86_cpu *cpu)
     return lapic_get_cr8(&v->lapic);
 }
 
-        if (!x86_has_feature(cpu, X86_FEATURE_TSC_ADJUST))
-            break;
 static void bus_write_cr8(struct x86_cpu *cpu, uint64_t value)
 {
     struct vcpu *v = vcpu_of(cpu);
@@ -336,6 +358,7 @@ const struct x86_bus vcpu_bus = {
     .device_read = bus_device_read,
     .device_write = bus_device_write,
     .cpuid = bus_cpuid,
+    .msr_action = bus_msr_action,
     .read_msr = bus_read_msr,
     .write_msr = bus_write_msr,
     .tsc = bus_tsc,

@@ -80,6 +80,11 @@ static HRESULT soft_setup(struct partition *p)
     struct soft_partition *soft = calloc(1, sizeof *soft);
     if (!soft)
         return E_OUTOFMEMORY;
+    HRESULT hr = msr_actions_init(&soft->msr_actions, &p->properties);
+    if (FAILED(hr)) {
+        free(soft);
+        return hr;
+    }
     soft->partition = p;
     soft->host_hz = os_tsc_hz();
     soft->tsc_hz = p->properties.processor_clock_hz;
@@ -96,6 +101,7 @@ static void soft_teardown(struct partition *p)
 {
     struct soft_partition *soft = p->engine_data;
     pthread_rwlock_destroy(&soft->vcpus_lock);
+    msr_actions_release(&soft->msr_actions);
     free(soft);
     p->engine_data = NULL;
 }

@@ -90,6 +90,7 @@ HRESULT vcpu_create(struct vp *vp)
     v->soft = soft;
     v->p.cpu.counts.clock_cost = os_tsc_cost();
     runtime_init(&v->runtime);
+    v->p.cpu.msr_actions = soft->msr_actions.count != 0;
     soft_features_of(&vp->partition->properties, v->p.cpu.features);
     vcpu_reset(v);
     vp->engine_data = v;

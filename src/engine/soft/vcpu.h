@@ -11,6 +11,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "engine/common/msr_actions.h"
 #include "engine/common/processor.h"
 #include "engine/common/turnstile.h"
 #include "engine/soft/lapic.h"
@@ -44,6 +45,7 @@ struct soft_partition {
     _Atomic(struct vcpu *) vcpus[PARTITION_MAX_PROCESSORS];
     pthread_rwlock_t vcpus_lock;        // readers: whoever kicks another processor; writer: create and destroy
     struct vcpu_exits exits;
+    struct msr_actions msr_actions;
 };
 
 // What the guest does with its local APIC: accesses to its page; writes of EOI and accesses to the TPR by whatever way
