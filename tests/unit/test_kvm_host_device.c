@@ -191,7 +191,7 @@ static uint32_t access_msr(bool write, uint32_t msr)
 
 static void test_msr_exits(void **state)
 {
-    const struct msr_actions none = { .count = 0 };
+    const struct kvm_msr_rules none = { .hide_tsc_adjust = false };
     struct property_values *p = &partition.properties;
 
     (void)state;

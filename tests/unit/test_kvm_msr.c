@@ -129,7 +129,7 @@ static bool denied(uint32_t msr, uint32_t access)
 }
 
 static struct x86_cpu *cpu, *before;
-static const struct msr_actions none;
+static const struct kvm_msr_rules none;
 
 static int setup(void **state)
 {
@@ -200,21 +200,43 @@ static void test_exits(void **state)
 }
 
 // Numbers from the manuals: SDM vol. 4, APM vol. 2 appendix A.
-static struct msr_actions actions_of(WHV_MSR_ACTION_ENTRY *list, UINT32 count, WHV_MSR_ACTION unimplemented)
+static struct kvm_msr_rules rules_of(WHV_MSR_ACTION_ENTRY *list, UINT32 count, WHV_MSR_ACTION unimplemented)
 {
     const struct property_values p = { .msr_action_list = list, .msr_action_count = count,
                                        .unimplemented_msr_action = unimplemented };
-    struct msr_actions actions;
+    struct kvm_msr_rules rules = { .hide_tsc_deadline = true, .hide_tsc_adjust = true };
 
-    assert_ok(msr_actions_init(&actions, &p));
-    return actions;
+    assert_ok(msr_actions_init(&rules.actions, &p));
+    return rules;
+}
+
+// Registers that KVM would serve without their features.
+static void test_hidden(void **state)
+{
+    static const struct { uint32_t msr; struct kvm_msr_rules rules; } cases[] = {
+        { 0x6e0, { .hide_tsc_deadline = true } }, { 0x3b, { .hide_tsc_adjust = true } },
+    };
+    struct property_values p = { .processor_count = 1 };
+
+    (void)state;
+    assert_false(kvm_msr_exits_wanted(&p, &none));
+    for (unsigned n = 0; n < 2; n++) {
+        uint32_t msr = cases[n].msr;
+        const struct kvm_msr_rules *rules = &cases[n].rules;
+        assert_true(kvm_msr_exits_wanted(&p, rules) && kvm_msr_hidden(rules, msr) && !kvm_msr_hidden(&none, msr));
+        assert_false(kvm_msr_hidden(rules, msr - 1) || kvm_msr_hidden(rules, cases[1 - n].msr));
+        assert_ok(kvm_msr_exits(VM, &p, rules));
+        assert_true(denied(msr, KVM_MSR_FILTER_READ) && denied(msr, KVM_MSR_FILTER_WRITE));
+        assert_false(denied(msr - 1, KVM_MSR_FILTER_READ) || denied(msr + 1, KVM_MSR_FILTER_WRITE));
+        assert_int_equal(kernel.reasons, 0);                    // #GP
+    }
 }
 
 // What a partition's list decides about comes to the engine, and nothing else does.
 static void test_list(void **state)
 {
     static WHV_MSR_ACTION_ENTRY list[PROPERTY_LIST_MAX];
-    static const uint32_t places[] = { 0, 0x174, 0x2fff, 0x3000, 0xc0000080, 0xc0000100, 0xc0010000, 0xfffffff0 };
+    static const uint32_t places[] = { 0, 0x174, 0x2fff, 0x3000, 0xc0000080, 0xc0000100, 0xc0000200, 0xfffffff0 };
     struct property_values p = { .processor_count = 1 };
     uint64_t random = 1;
 
@@ -228,9 +250,9 @@ static void test_list(void **state)
                 .ReadAction = (random >> 50 & 3) % 3, .WriteAction = (random >> 54 & 3) % 3,
             };
         }
-        struct msr_actions actions = actions_of(list, count, WHvMsrActionArchitectureDefault);
-        assert_true(kvm_msr_exits_wanted(&p, &actions));
-        assert_ok(kvm_msr_exits(VM, &p, &actions));
+        struct kvm_msr_rules rules = rules_of(list, count, WHvMsrActionArchitectureDefault);
+        assert_true(kvm_msr_exits_wanted(&p, &rules));
+        assert_ok(kvm_msr_exits(VM, &p, &rules));
         assert_int_not_equal(kernel.reasons, 0);
         for (unsigned place = 0; place < 8; place++)
             for (uint32_t msr = places[place]; msr - places[place] < 20; msr++)
@@ -239,15 +261,15 @@ static void test_list(void **state)
                     for (UINT32 n = 0; n < count; n++)          // the last one counts
                         if (list[n].Index == msr)
                             action = write ? list[n].WriteAction : list[n].ReadAction;
-                    assert_int_equal(msr_actions_listed(&actions, msr, write), action);
+                    assert_int_equal(msr_actions_listed(&rules.actions, msr, write), action);
                     assert_int_equal(denied(msr, write ? KVM_MSR_FILTER_WRITE : KVM_MSR_FILTER_READ), action != 0);
                 }
-        msr_actions_release(&actions);
+        msr_actions_release(&rules.actions);
     }
     // Only the rule for unknown ones.
-    struct msr_actions actions = actions_of(NULL, 0, WHvMsrActionExit);
-    assert_true(kvm_msr_exits_wanted(&p, &actions));
-    assert_ok(kvm_msr_exits(VM, &p, &actions));
+    struct kvm_msr_rules rules = rules_of(NULL, 0, WHvMsrActionExit);
+    assert_true(kvm_msr_exits_wanted(&p, &rules));
+    assert_ok(kvm_msr_exits(VM, &p, &rules));
     assert_int_not_equal(kernel.reasons, 0);
     assert_false(denied(0x174, KVM_MSR_FILTER_READ));
     assert_true(denied(0x40000000, KVM_MSR_FILTER_READ));
@@ -258,7 +280,7 @@ static void test_list_refused(void **state)
 {
     WHV_MSR_ACTION_ENTRY list[KVM_MSR_FILTER_MAX_RANGES];
     struct property_values p = { .processor_count = 1, .apic_mode = WHvX64LocalApicEmulationModeXApic };
-    struct msr_actions actions;
+    struct kvm_msr_rules rules;
 
     (void)state;
     for (UINT32 n = 0; n < KVM_MSR_FILTER_MAX_RANGES; n++)
@@ -267,32 +289,32 @@ static void test_list_refused(void **state)
     p.extended_vm_exits.X64MsrExit = 1;
     p.msr_exit_bitmap.AsUINT64 = ~0ull;
     for (UINT32 count = 1; count < KVM_MSR_FILTER_MAX_RANGES; count++) {
-        actions = actions_of(list, count, WHvMsrActionArchitectureDefault);
-        assert_hr(kvm_msr_exits(VM, &p, &actions), count <= 11 ? S_OK : WHV_E_INVALID_PARTITION_CONFIG);
-        for (UINT32 n = 0; n < count && count <= 11; n++)
+        rules = rules_of(list, count, WHvMsrActionArchitectureDefault);
+        assert_hr(kvm_msr_exits(VM, &p, &rules), count <= 9 ? S_OK : WHV_E_INVALID_PARTITION_CONFIG);
+        for (UINT32 n = 0; n < count && count <= 9; n++)
             assert_true(denied(n << 20, KVM_MSR_FILTER_READ) && !denied(n << 20, KVM_MSR_FILTER_WRITE));
-        msr_actions_release(&actions);
+        msr_actions_release(&rules.actions);
     }
     // Reads and writes that differ take two ranges.
-    for (UINT32 n = 0; n < 6; n++)
+    for (UINT32 n = 0; n < 4; n++)
         list[n].WriteAction = WHvMsrActionExit;
-    list[6] = (WHV_MSR_ACTION_ENTRY){ .Index = 1, .WriteAction = WHvMsrActionExit };
-    actions = actions_of(list, 7, WHvMsrActionArchitectureDefault);
-    assert_ok(kvm_msr_exits(VM, &p, &actions));
+    list[4] = (WHV_MSR_ACTION_ENTRY){ .Index = 1, .WriteAction = WHvMsrActionExit };
+    rules = rules_of(list, 5, WHvMsrActionArchitectureDefault);
+    assert_ok(kvm_msr_exits(VM, &p, &rules));
     assert_true(denied(0, KVM_MSR_FILTER_READ) && denied(0, KVM_MSR_FILTER_WRITE) && denied(1, KVM_MSR_FILTER_WRITE));
     assert_false(denied(1, KVM_MSR_FILTER_READ));
-    msr_actions_release(&actions);
+    msr_actions_release(&rules.actions);
     // The x2APIC's.
     list[0] = (WHV_MSR_ACTION_ENTRY){ .Index = 0x8ff, .WriteAction = WHvMsrActionIgnoreWriteReadZero };
     list[1] = (WHV_MSR_ACTION_ENTRY){ .Index = 0x800 };
-    actions = actions_of(list, 2, WHvMsrActionArchitectureDefault);
-    assert_ok(kvm_msr_exits(VM, &p, &actions));
+    rules = rules_of(list, 2, WHvMsrActionArchitectureDefault);
+    assert_ok(kvm_msr_exits(VM, &p, &rules));
     p.apic_mode = WHvX64LocalApicEmulationModeX2Apic;
-    assert_hr(kvm_msr_exits(VM, &p, &actions), WHV_E_INVALID_PARTITION_CONFIG);
-    msr_actions_release(&actions);
-    actions = actions_of(&list[1], 1, WHvMsrActionArchitectureDefault);
-    assert_ok(kvm_msr_exits(VM, &p, &actions));
-    msr_actions_release(&actions);
+    assert_hr(kvm_msr_exits(VM, &p, &rules), WHV_E_INVALID_PARTITION_CONFIG);
+    msr_actions_release(&rules.actions);
+    rules = rules_of(&list[1], 1, WHvMsrActionArchitectureDefault);
+    assert_ok(kvm_msr_exits(VM, &p, &rules));
+    msr_actions_release(&rules.actions);
 }
 
 static void test_fetch(void **state)
@@ -427,6 +449,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(test_exits, setup),
+        cmocka_unit_test_setup(test_hidden, setup),
         cmocka_unit_test_setup(test_list, setup),
         cmocka_unit_test_setup(test_list_refused, setup),
         cmocka_unit_test_setup(test_fetch, setup),

@@ -201,13 +201,13 @@ static bool guests_mistake(const struct kvm_vcpu *v)
 // What becomes of the access (engine/common/msr_actions.h); ArchitectureDefault: #GP.
 static WHV_MSR_ACTION msr_decision(const struct kvm_vcpu *v, bool write)
 {
-    const struct msr_actions *actions = &v->kvm->msr_actions;
+    const struct msr_actions *actions = &v->kvm->msr_rules.actions;
     uint32_t index = v->run->msr.index;
     WHV_MSR_ACTION action = msr_actions_listed(actions, index, write);
     if (action != WHvMsrActionArchitectureDefault || guests_mistake(v))
         return action;
-    // The filter denies what the list and X64MsrExitBitmap name, and Hyper-V's, which do not exist.
-    if (v->run->msr.reason != KVM_MSR_EXIT_REASON_FILTER || kvm_msr_is_hyperv(index))
+    // The filter denies what the list and X64MsrExitBitmap name, and what is hidden.
+    if (v->run->msr.reason != KVM_MSR_EXIT_REASON_FILTER || kvm_msr_hidden(&v->kvm->msr_rules, index))
         action = msr_actions_unimplemented(actions, index);
     if (action == WHvMsrActionArchitectureDefault && v->kvm->msr_exits)
         action = WHvMsrActionExit;

@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 
 #include "engine/kvm/cpuid.h"
+#include "engine/kvm/features.h"
 #include "engine/kvm/host.h"
 #include "engine/kvm/ioctl.h"
 #include "engine/kvm/msr.h"
@@ -46,7 +47,7 @@ static void release(struct kvm_partition *kvm)
     }
     if (kvm->vm >= 0)
         close(kvm->vm);
-    msr_actions_release(&kvm->msr_actions);
+    msr_actions_release(&kvm->msr_rules.actions);
     free(kvm);
 }
 
@@ -93,6 +94,20 @@ static size_t xsave_size(int vm)
     return size > (int)sizeof(struct kvm_xsave) ? (size_t)size : sizeof(struct kvm_xsave);
 }
 
+static HRESULT make_msr_rules(struct kvm_msr_rules *rules, const struct property_values *p)
+{
+    const struct kvm_host *host = kvm_host();
+    const struct kvm_cpuid_entry2 *shown = host->forced ? kvm_features_entry(host->forced, 7, 0) : NULL;
+    HRESULT hr = msr_actions_init(&rules->actions, p);
+    if (SUCCEEDED(hr) && msr_actions_any(&rules->actions) && !host->msr_exits)
+        hr = WHV_E_INVALID_PARTITION_CONFIG;
+    rules->hide_tsc_deadline = p->apic_mode == WHvX64LocalApicEmulationModeNone
+                            || !p->processor_features.Bank1.TscDeadlineTmrSupport;
+    // A feature that is shown whatever the partition says is to work.
+    rules->hide_tsc_adjust = !p->processor_features.Bank1.TscAdjustSupport && !(shown && (shown->ebx & 2));
+    return hr;
+}
+
 static HRESULT kvm_setup(struct partition *p)
 {
     if (!os_guard_install() || !os_kick_install())
@@ -106,15 +121,13 @@ static HRESULT kvm_setup(struct partition *p)
         kvm->kept[n].fd = -1;
     kvm->apic = p->properties.apic_mode != WHvX64LocalApicEmulationModeNone;
     kvm->eoi_late = kvm->apic && !kvm_host()->hardware;
-    HRESULT hr = msr_actions_init(&kvm->msr_actions, &p->properties);
-    if (SUCCEEDED(hr) && msr_actions_any(&kvm->msr_actions) && !kvm_host()->msr_exits)
-        hr = WHV_E_INVALID_PARTITION_CONFIG;
+    HRESULT hr = make_msr_rules(&kvm->msr_rules, &p->properties);
     if (SUCCEEDED(hr))
         hr = create_vm(kvm);
     if (SUCCEEDED(hr))
         hr = take_emulation_failures(kvm);
-    if (SUCCEEDED(hr) && kvm_msr_exits_wanted(&p->properties, &kvm->msr_actions))
-        hr = kvm_msr_exits(kvm->vm, &p->properties, &kvm->msr_actions);
+    if (SUCCEEDED(hr) && kvm_msr_exits_wanted(&p->properties, &kvm->msr_rules))
+        hr = kvm_msr_exits(kvm->vm, &p->properties, &kvm->msr_rules);
     if (SUCCEEDED(hr) && kvm->apic)
         hr = kvm_apic_setup(&kvm->interrupts, kvm->vm, p->properties.apic_mode, kvm_host()->bus_ns);
     if (SUCCEEDED(hr)) {
@@ -171,7 +184,7 @@ static HRESULT kvm_properties_changed(struct partition *p)
     kvm_stop_all(kvm);
     // KVM waits for all its processors before it has another filter.
     if (choice != kvm->msr_choice) {
-        hr = kvm_msr_exits(kvm->vm, &p->properties, &kvm->msr_actions);
+        hr = kvm_msr_exits(kvm->vm, &p->properties, &kvm->msr_rules);
         kvm->msr_choice = SUCCEEDED(hr) ? choice : MSR_CHOICE_UNKNOWN;
     }
     if (SUCCEEDED(hr))

@@ -9,7 +9,7 @@
 #include "engine/kvm/ioctl.h"
 #include "x86/cpu.h"
 
-enum { MSR_TSC = 0x10, MSR_APIC_BASE = 0x1b, MSR_PATCH_LEVEL = 0x8b };
+enum { MSR_TSC = 0x10, MSR_APIC_BASE = 0x1b, MSR_TSC_ADJUST = 0x3b, MSR_PATCH_LEVEL = 0x8b, MSR_TSC_DEADLINE = 0x6e0 };
 
 // ---- Exits -------------------------------------------------------------------------------------------------------
 
@@ -43,13 +43,20 @@ static bool told(const struct property_values *p, const struct msr_actions *acti
     return p->extended_vm_exits.X64MsrExit || msr_actions_any(actions);
 }
 
-bool kvm_msr_exits_wanted(const struct property_values *properties, const struct msr_actions *actions)
+bool kvm_msr_hidden(const struct kvm_msr_rules *rules, uint32_t msr)
 {
-    return told(properties, actions) || shows_hypervisor(properties);
+    return kvm_msr_is_hyperv(msr) || (msr == MSR_TSC_DEADLINE && rules->hide_tsc_deadline) ||
+           (msr == MSR_TSC_ADJUST && rules->hide_tsc_adjust);
+}
+
+bool kvm_msr_exits_wanted(const struct property_values *properties, const struct kvm_msr_rules *rules)
+{
+    return told(properties, &rules->actions) || shows_hypervisor(properties) || rules->hide_tsc_deadline ||
+           rules->hide_tsc_adjust;
 }
 
 // Ranges of the filter that set_filter has for other things than the partition's list, and what is left for that.
-#define OWN_RANGES 5u
+#define OWN_RANGES 7u
 #define LIST_RANGES (KVM_MSR_FILTER_MAX_RANGES - OWN_RANGES)
 #define RANGE_MSRS (8u * KVM_MSR_FILTER_MAX_BITMAP_SIZE)
 typedef __u8 range_bitmap[KVM_MSR_FILTER_MAX_BITMAP_SIZE];
@@ -121,9 +128,10 @@ static bool decides_x2apic(const struct property_values *p, const struct msr_act
     return false;
 }
 
-// What KVM would answer by itself and is to exit for, or to raise #GP for: the listed MSRs, and Hyper-V's.
-CHECKED static HRESULT set_filter(int vm, const struct property_values *p, const struct msr_actions *actions)
+// What KVM would answer by itself and is to exit for, or to raise #GP for: the listed MSRs, and hidden ones.
+CHECKED static HRESULT set_filter(int vm, const struct property_values *p, const struct kvm_msr_rules *rules)
 {
+    const struct msr_actions *actions = &rules->actions;
     struct kvm_msr_filter filter = { .flags = KVM_MSR_FILTER_DEFAULT_ALLOW };
     range_bitmap bitmaps[LIST_RANGES];
     bool on = p->extended_vm_exits.X64MsrExit;
@@ -133,6 +141,8 @@ CHECKED static HRESULT set_filter(int vm, const struct property_values *p, const
     deny(&filter, &n, on && p->msr_exit_bitmap.TscMsrWrite, MSR_TSC, 1, KVM_MSR_FILTER_WRITE);
     deny(&filter, &n, on && p->msr_exit_bitmap.ApicBaseMsrWrite, MSR_APIC_BASE, 1, KVM_MSR_FILTER_WRITE);
     deny(&filter, &n, on && p->msr_exit_bitmap.McUpdatePatchLevelMsrRead, MSR_PATCH_LEVEL, 1, KVM_MSR_FILTER_READ);
+    deny(&filter, &n, rules->hide_tsc_adjust, MSR_TSC_ADJUST, 1, KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE);
+    deny(&filter, &n, rules->hide_tsc_deadline, MSR_TSC_DEADLINE, 1, KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE);
     deny(&filter, &n, told(p, actions) || shows_hypervisor(p), KVM_MSR_HYPERV, KVM_MSR_HYPERV_COUNT,
          KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE);
     if (decides_x2apic(p, actions) || !deny_listed(actions, &filter.ranges[n], bitmaps))
@@ -151,17 +161,17 @@ CHECKED static HRESULT set_reasons(int vm, bool on)
     return kvm_hresult(kvm_ioctl(vm, KVM_ENABLE_CAP, &cap));
 }
 
-HRESULT kvm_msr_exits(int vm, const struct property_values *properties, const struct msr_actions *actions)
+HRESULT kvm_msr_exits(int vm, const struct property_values *properties, const struct kvm_msr_rules *rules)
 {
     HRESULT hr;
 
     // Processors may run: an access that the filter denies must never meet a time without its reason.
-    if (told(properties, actions)) {
+    if (told(properties, &rules->actions)) {
         hr = set_reasons(vm, true);
         if (SUCCEEDED(hr))
-            hr = set_filter(vm, properties, actions);
+            hr = set_filter(vm, properties, rules);
     } else {
-        hr = set_filter(vm, properties, actions);
+        hr = set_filter(vm, properties, rules);
         if (SUCCEEDED(hr))
             hr = set_reasons(vm, false);
     }

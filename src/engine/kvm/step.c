@@ -50,7 +50,7 @@ static void msr_exit(struct x86_cpu *cpu, uint32_t msr, bool write)
 
 static enum x86_msr_action bus_msr_action(struct x86_cpu *cpu, uint32_t msr, bool write)
 {
-    switch (msr_actions_listed(&vcpu_of(cpu)->kvm->msr_actions, msr, write)) {
+    switch (msr_actions_listed(&vcpu_of(cpu)->kvm->msr_rules.actions, msr, write)) {
     case WHvMsrActionArchitectureDefault:
         break;
     case WHvMsrActionIgnoreWriteReadZero:
@@ -66,7 +66,7 @@ static enum x86_msr_action bus_msr_action(struct x86_cpu *cpu, uint32_t msr, boo
 static enum x86_answer unimplemented(struct x86_cpu *cpu, uint32_t msr, bool write)
 {
     const struct kvm_partition *kvm = vcpu_of(cpu)->kvm;
-    WHV_MSR_ACTION action = msr_actions_unimplemented(&kvm->msr_actions, msr);
+    WHV_MSR_ACTION action = msr_actions_unimplemented(&kvm->msr_rules.actions, msr);
     if (action == WHvMsrActionIgnoreWriteReadZero)
         return X86_DONE;
     if (action != WHvMsrActionExit && !kvm->msr_exits)
@@ -75,9 +75,14 @@ static enum x86_answer unimplemented(struct x86_cpu *cpu, uint32_t msr, bool wri
     return X86_ANSWER_EXIT;
 }
 
+static bool hidden(struct x86_cpu *cpu, uint32_t msr)
+{
+    return kvm_msr_hidden(&vcpu_of(cpu)->kvm->msr_rules, msr);
+}
+
 static enum x86_answer bus_read_msr(struct x86_cpu *cpu, uint32_t msr, uint64_t *value)
 {
-    if (SUCCEEDED(kvm_msr_get(vcpu_of(cpu)->fd, msr, value)))
+    if (!hidden(cpu, msr) && SUCCEEDED(kvm_msr_get(vcpu_of(cpu)->fd, msr, value)))
         return X86_DONE;
     *value = 0;
     return unimplemented(cpu, msr, false);
@@ -87,6 +92,8 @@ static enum x86_answer bus_read_msr(struct x86_cpu *cpu, uint32_t msr, uint64_t 
 static enum x86_answer bus_write_msr(struct x86_cpu *cpu, uint32_t msr, uint64_t value)
 {
     uint64_t before;
+    if (hidden(cpu, msr))
+        return unimplemented(cpu, msr, true);
     if (SUCCEEDED(kvm_msr_set(vcpu_of(cpu)->fd, msr, value)))
         return X86_DONE;
     return SUCCEEDED(kvm_msr_get(vcpu_of(cpu)->fd, msr, &before)) ? X86_FAULT_GP : unimplemented(cpu, msr, true);

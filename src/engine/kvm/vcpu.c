@@ -108,7 +108,7 @@ static HRESULT set_up(struct kvm_vcpu *v, bool used)
     if (FAILED(hr))
         return hr;
     kvm_cpuid_features(vp, cpu->features);
-    cpu->msr_actions = v->kvm->msr_actions.count != 0;
+    cpu->msr_actions = v->kvm->msr_rules.actions.count != 0;
     kvm_state_reset(v);
     if (used)
         hr = reset_kvm_vcpu(v);

@@ -19,12 +19,12 @@
 #ifndef BULKHEAD_KVM_VCPU_H
 #define BULKHEAD_KVM_VCPU_H
 
-#include "engine/common/msr_actions.h"
 #include "engine/common/processor.h"
 #include "engine/common/registers.h"
 #include "engine/common/turnstile.h"
 #include "engine/kvm/abi.h"
 #include "engine/kvm/apic.h"
+#include "engine/kvm/msr.h"
 #include "engine/kvm/slots.h"
 #include "engine/kvm/stats.h"
 #include "engine/kvm/undo.h"
@@ -57,7 +57,7 @@ struct kvm_partition {
     // KVM never gives a processor back: what a deleted one leaves serves the next of that index. run NULL:
     // none yet.
     struct { int fd; struct kvm_run *run; } kept[PARTITION_MAX_PROCESSORS];     // fd -1: none
-    struct msr_actions msr_actions;
+    struct kvm_msr_rules msr_rules;
     atomic_bool msr_exits;              // X64MsrExit is on
     _Atomic uint64_t debug_exceptions;  // vectors that exit; only such as KVM can give
     uint64_t msr_choice;                // what KVM has of the MSR exits (kvm.c), under partition->lock
