@@ -315,6 +315,15 @@ static void test_list_refused(void **state)
     rules = rules_of(&list[1], 1, WHvMsrActionArchitectureDefault);
     assert_ok(kvm_msr_exits(VM, &p, &rules));
     msr_actions_release(&rules.actions);
+    // The deadline's, for a write.
+    list[0] = (WHV_MSR_ACTION_ENTRY){ .Index = 0x6e0, .ReadAction = WHvMsrActionExit };
+    rules = rules_of(list, 1, WHvMsrActionArchitectureDefault);
+    assert_ok(kvm_msr_exits(VM, &p, &rules));
+    msr_actions_release(&rules.actions);
+    list[0].WriteAction = WHvMsrActionExit;
+    rules = rules_of(list, 1, WHvMsrActionArchitectureDefault);
+    assert_hr(kvm_msr_exits(VM, &p, &rules), WHV_E_INVALID_PARTITION_CONFIG);
+    msr_actions_release(&rules.actions);
 }
 
 static void test_fetch(void **state)

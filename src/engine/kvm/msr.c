@@ -115,15 +115,21 @@ CHECKED static bool deny_listed(const struct msr_actions *actions, struct kvm_ms
     return true;
 }
 
-// KVM lets every access to the x2APIC's registers through, whatever the filter says.
-static bool decides_x2apic(const struct property_values *p, const struct msr_actions *actions)
+// What KVM serves without a look at the filter: the x2APIC's registers, and on Intel's processors writes of the
+// deadline (arch/x86/kvm/x86.c, kvm_msr_allowed and the fast path of WRMSR).
+static bool passes_filter(const struct property_values *p, const WHV_MSR_ACTION_ENTRY *entry)
 {
-    if (p->apic_mode != WHvX64LocalApicEmulationModeX2Apic)
-        return false;
+    bool read = entry->ReadAction != WHvMsrActionArchitectureDefault;
+    bool write = entry->WriteAction != WHvMsrActionArchitectureDefault;
+
+    return ((read || write) && kvm_msr_is_x2apic(entry->Index) && p->apic_mode == WHvX64LocalApicEmulationModeX2Apic) ||
+           (write && entry->Index == MSR_TSC_DEADLINE);
+}
+
+static bool any_passes_filter(const struct property_values *p, const struct msr_actions *actions)
+{
     for (size_t n = 0; n < actions->count; n++)
-        if (kvm_msr_is_x2apic(actions->entries[n].Index) &&
-            (actions->entries[n].ReadAction != WHvMsrActionArchitectureDefault ||
-             actions->entries[n].WriteAction != WHvMsrActionArchitectureDefault))
+        if (passes_filter(p, &actions->entries[n]))
             return true;
     return false;
 }
@@ -145,7 +151,7 @@ CHECKED static HRESULT set_filter(int vm, const struct property_values *p, const
     deny(&filter, &n, rules->hide_tsc_deadline, MSR_TSC_DEADLINE, 1, KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE);
     deny(&filter, &n, told(p, actions) || shows_hypervisor(p), KVM_MSR_HYPERV, KVM_MSR_HYPERV_COUNT,
          KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE);
-    if (decides_x2apic(p, actions) || !deny_listed(actions, &filter.ranges[n], bitmaps))
+    if (any_passes_filter(p, actions) || !deny_listed(actions, &filter.ranges[n], bitmaps))
         return WHV_E_INVALID_PARTITION_CONFIG;
     return kvm_hresult(kvm_ioctl(vm, KVM_X86_SET_MSR_FILTER, &filter));
 }
