@@ -130,10 +130,20 @@ static uint64_t line_bits(unsigned offset, unsigned size)
 
 static const struct insn *op_dead(struct x86_cpu *cpu, const struct insn *i)
 {
-    cpu->rip = x86_insn_rip(cpu, i);
+    cpu->rip = x86_cut_rip(cpu, x86_insn_rip(cpu, i));
     cpu->budget -= i->number;
     cpu->leave = X86_LEAVE_LOOKUP;
     return NULL;
+}
+
+// What follows in the block leads back to the look-up, now and whenever the block is run again; rare enough for that. An
+// instruction that ends its block is left by the look-up or by a jump, and those look at the generation.
+void x86_code_end_here(struct x86_cpu *cpu)
+{
+    struct insn *current = (struct insn *)cpu->current;
+    if (current)        // otherwise an event is being delivered, by the run loop itself
+        current[1].fn = op_dead;
+    atomic_fetch_add(&cpu->generation, 1);
 }
 
 static void block_kill(struct x86_code *code, struct x86_block *block)
@@ -385,6 +395,7 @@ enum x86_leave x86_run(struct x86_cpu *cpu, uint64_t generation)
 {
     bool single = cpu->mode & X86_MODE_SINGLE;     // a single-stepped POPF may end its own mode, but not its trap
     cpu->chain_from = NULL;
+    cpu->leave_behind = false;
     cpu->task_switches = 0;     // one that was cut off by memory that is gone does not count
     do {
         cpu->leave = X86_LEAVE_LOOKUP;
@@ -399,6 +410,6 @@ enum x86_leave x86_run(struct x86_cpu *cpu, uint64_t generation)
         if (cpu->leave != X86_LEAVE_LOOKUP)
             return cpu->leave;
     } while (cpu->budget >= 0 && cpu->generation == generation && !single && !(cpu->mode & X86_MODE_SINGLE)
-             && !(cpu->leave_on_if && (cpu->rflags & X86_IF)));
+             && !cpu->leave_behind && !(cpu->leave_on_if && (cpu->rflags & X86_IF)));
     return X86_LEAVE_LOOKUP;
 }

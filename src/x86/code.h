@@ -23,6 +23,10 @@ const struct insn *x86_code_enter(struct x86_cpu *cpu);
 // more: sample it before looking for reasons not to run, and no kick is lost.
 enum x86_leave x86_run(struct x86_cpu *cpu, uint64_t generation);
 
+// The current instruction is the last one before x86_run returns, whatever comes behind it. For a platform that has set
+// cpu->leave_behind in the middle of it.
+void x86_code_end_here(struct x86_cpu *cpu);
+
 // The processor stored to memory that may hold its code.
 void x86_code_written(struct x86_cpu *cpu, const uint8_t *host, unsigned size);
 // True when the page at this host address holds decoded code, so that stores to it must be watched.

@@ -315,6 +315,7 @@ struct x86_cpu {
     uint8_t interrupt_shadow;               // 1 until the next instruction is done (STI, MOV SS, POP SS)
     uint8_t nmi_blocked;
     bool leave_on_if;                       // the platform has something to deliver as soon as RFLAGS.IF is set
+    bool leave_behind;                      // set by the platform: come back to it right behind the current instruction
     enum x86_leave leave;
     uint32_t mode;                          // enum x86_mode, kept by x86_update_mode
     uint64_t rflags;                        // without the six arithmetic flags; bit 1 set

@@ -409,10 +409,12 @@ void x86_commit_slow(struct x86_cpu *cpu)
             unsigned part = size - done < 8 ? size - done : 8;
             uint64_t value = 0;
             memcpy(&value, cpu->scratch + done, part);
-            // The device has taken the write; an exit that it asks for comes after the instruction (see soft/vcpu.c).
+            // The device has taken the write; an exit that it asks for comes behind the instruction.
             (void)cpu->bus->device_write(cpu, cpu->scratch_state.gpa + done, part, value);
             done += part;
         }
+        if (cpu->leave_behind)
+            x86_code_end_here(cpu);
         break;
     }
 }

@@ -2,9 +2,9 @@
 //
 // A repeated instruction works in steps: one element, or as many as lie in one page on both sides when both
 // are plain memory at hand and the direction is forward. Registers are up to date after each step, so a
-// fault leaves RIP on the instruction with the finished part done. After STRING_SLICE bytes it leaves with
-// RIP on itself, so that interrupts and cancellation get in; 64 bytes count as one instruction of the
-// budget.
+// fault leaves RIP on the instruction with the finished part done. After STRING_SLICE bytes, and when the
+// platform wants to be asked, it leaves with RIP on itself, so that interrupts and cancellation get in; 64
+// bytes count as one instruction of the budget.
 #include "x86/ops_forms.h"
 
 #define STRING_SLICE 65536u
@@ -293,7 +293,7 @@ string_repeat(struct x86_cpu *cpu, const struct insn *i, enum string_op op)
     bool fast = op != STRING_LODS && !(cpu->rflags & X86_DF) && !(cpu->mode & X86_MODE_SINGLE);
     enum string_end end = STRING_DONE;
     while ((R64(OFFSET_RCX) & mask) != 0) {
-        if (bytes >= slice) {
+        if (bytes >= slice || cpu->leave_behind) {
             end = STRING_AGAIN;
             break;
         }

@@ -52,6 +52,7 @@ void vcpu_apic_effects(struct vcpu *v, const struct lapic_effects *effects)
     if (effects->eoi) {
         v->eoi_exit = true;
         v->eoi_vector = effects->eoi_vector;
+        v->p.cpu.leave_behind = true;
     }
     if (effects->base)          // the APIC's page may have appeared, moved or gone
         x86_flush_tlb(&v->p.cpu, true);
