@@ -654,6 +654,70 @@ static uint32_t *slot(uint32_t *page, uint32_t offset)
     return page + offset / 4;
 }
 
+static struct lapic make_reader(uint32_t id, bool x2apic)
+{
+    struct lapic l = x2apic ? make_x2apic(id) : make_on(id);
+
+    l.config.remote_read = true;
+    return l;
+}
+
+// APM vol. 2 16.5: the vector is the register's offset / 16, the status is in bits 17:16 of the ICR.
+static void remote_read(void **state)
+{
+    enum { DONE = 2 << 16, READ = 0x4300 };
+    struct lapic l = make_reader(1, false), other = make_on(2), x2 = make_reader(1, true), plain = make_on(1);
+    struct lapic *all[] = { NULL, &l, &other };
+    struct lapic_effects effects;
+    uint64_t value;
+
+    (void)state;
+    write_register(&other, LAPIC_LVT_TIMER, 0x20040);
+    write_register(&other, LAPIC_INITIAL_COUNT, 1000);          // 10 ns a tick
+    fixed(&other, 0x61, false);
+    lapic_accept(&other, 0x61);
+
+    write_register(&l, LAPIC_ICR_HIGH, 0x02000000);
+    effects = write_register(&l, LAPIC_ICR, READ | LAPIC_CURRENT_COUNT >> 4);
+    assert_true(effects.remote_read);
+    assert_false(effects.ipi || effects.interrupts);
+    assert_int_equal(read_register(&l, LAPIC_ICR), READ | 0x39);
+    lapic_remote_read(&l, all, 3, &effects.message, at(4000));
+    assert_int_equal(read_register(&l, LAPIC_ICR), DONE | READ | 0x39);
+    assert_int_equal(read_register(&l, LAPIC_RRD), 600);
+    effects = write_register(&l, LAPIC_ICR, READ | (LAPIC_ISR + 0x30) >> 4);
+    lapic_remote_read(&l, all, 3, &effects.message, at(0));
+    assert_int_equal(read_register(&l, LAPIC_RRD), 2);
+    // Nobody answers: no status, and the data stay.
+    effects = write_register(&l, LAPIC_ICR, READ | 0xFF);
+    lapic_remote_read(&l, all, 3, &effects.message, at(0));
+    assert_int_equal(read_register(&l, LAPIC_ICR), READ | 0xFF);
+    assert_int_equal(read_register(&l, LAPIC_RRD), 2);
+    assert_false(write_register(&l, LAPIC_ICR, READ | 0x80000).remote_read);    // a shorthand
+    assert_false(write_register(&plain, LAPIC_ICR, READ).remote_read);
+    assert_int_equal(read_register(&plain, LAPIC_RRD), 0);
+
+    assert_int_equal(lapic_msr_write(&x2, 0x830, 0x200000000 | DONE | READ | 0x0F, at(0), &effects), LAPIC_OK);
+    assert_true(effects.remote_read);
+    lapic_remote_read(&x2, all, 3, &effects.message, at(0));
+    assert_int_equal(lapic_msr_read(&x2, 0x830, &value, at(0)), LAPIC_OK);
+    assert_int_equal(value, 0x200000000 | DONE | READ | 0x0F);
+    assert_int_equal(lapic_msr_read(&x2, 0x80C, &value, at(0)), LAPIC_OK);
+    assert_int_equal(value, 0x1FF);
+    assert_int_equal(write_msr(&x2, 0x80C, 0), LAPIC_FAULT);
+    x2.config.remote_read = false;
+    assert_int_equal(lapic_msr_read(&x2, 0x80C, &value, at(0)), LAPIC_FAULT);
+    assert_int_equal(write_msr(&x2, 0x830, DONE | 0x4040), LAPIC_FAULT);
+
+    assert_true(lapic_set_register(&l, LAPIC_RRD, 0xFFFFFFFF, at(0)));
+    assert_true(lapic_get_register(&l, LAPIC_RRD, &value, at(0)));
+    assert_int_equal(value, 0xFFFFFFFF);
+    assert_true(lapic_register_valid(&l, LAPIC_ICR, DONE, at(0)));
+    assert_false(lapic_register_valid(&l, LAPIC_ICR, DONE / 2, at(0)));         // never under way
+    assert_false(lapic_register_valid(&plain, LAPIC_ICR, DONE, at(0)));
+    assert_false(lapic_register_valid(&plain, LAPIC_RRD, 1, at(0)));
+}
+
 static void page_round_trip(void **state)
 {
     struct lapic l = make_on(2), copy = make(2);
@@ -905,6 +969,7 @@ int main(void)
         cmocka_unit_test(timer_periodic),
         cmocka_unit_test(timer_does_not_drift),
         cmocka_unit_test(timer_tsc_deadline),
+        cmocka_unit_test(remote_read),
         cmocka_unit_test(page_round_trip),
         cmocka_unit_test(page_x2apic),
         cmocka_unit_test(page_hostile),

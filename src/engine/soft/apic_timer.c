@@ -52,9 +52,28 @@ static uint64_t next_deadline(const struct apic_timer *t, struct lapic_time now)
     return wait > UINT64_MAX - now.ns ? UINT64_MAX : now.ns + wait;
 }
 
+enum { SHOWN_SHIFT = 7, SHOWN_PERIODIC = 8, SHOWN_RUNNING = 16 };
+
+// After every change. Who reads meanwhile sees an odd sequence, or another one than before.
+static void show(struct apic_timer *t)
+{
+    uint32_t sequence = atomic_load_explicit(&t->shown.sequence, memory_order_relaxed);
+    uint32_t counting = t->divide_shift | (t->mode == APIC_TIMER_PERIODIC ? SHOWN_PERIODIC : 0);
+
+    if (t->running && counts_down(t->mode)) {
+        counting |= SHOWN_RUNNING;
+    }
+    atomic_store_explicit(&t->shown.sequence, sequence + 1, memory_order_relaxed);
+    atomic_store_explicit(&t->shown.initial, t->initial, memory_order_release);
+    atomic_store_explicit(&t->shown.expiry, t->expiry, memory_order_release);
+    atomic_store_explicit(&t->shown.counting, counting, memory_order_release);
+    atomic_store_explicit(&t->shown.sequence, sequence + 2, memory_order_release);
+}
+
 static void rearm(struct apic_timer *t, struct lapic_time now)
 {
     t->deadline = next_deadline(t, now);
+    show(t);
 }
 
 void apic_timer_init(struct apic_timer *t, uint64_t bus_hz, uint64_t tsc_hz)
@@ -73,6 +92,7 @@ void apic_timer_reset(struct apic_timer *t)
     t->expiry = 0;
     t->tsc_deadline = 0;
     t->deadline = UINT64_MAX;
+    show(t);
 }
 
 bool apic_timer_expire(struct apic_timer *t, struct lapic_time now)
@@ -154,8 +174,8 @@ void apic_timer_set_divide(struct apic_timer *t, uint32_t divide, struct lapic_t
     t->divide_shift = (((divide >> 1 & 4) | (divide & 3)) + 1) & 7;
     if (t->running) {
         t->expiry = bus_clocks(t, now) + ((uint64_t)current << t->divide_shift);
-        rearm(t, now);
     }
+    rearm(t, now);
 }
 
 void apic_timer_set_tsc_deadline(struct apic_timer *t, uint64_t tsc, struct lapic_time now)
@@ -169,20 +189,33 @@ void apic_timer_tsc_changed(struct apic_timer *t, struct lapic_time now)
     rearm(t, now);
 }
 
+struct apic_timer_counts apic_timer_look(const struct apic_timer *t, struct lapic_time now)
+{
+    struct apic_timer_counts counts;
+    uint32_t before, counting, shift;
+    uint64_t clocks = bus_clocks(t, now), expiry, left = 0;
+
+    do {
+        before = atomic_load_explicit(&t->shown.sequence, memory_order_acquire);
+        counts.initial = atomic_load_explicit(&t->shown.initial, memory_order_acquire);
+        expiry = atomic_load_explicit(&t->shown.expiry, memory_order_acquire);
+        counting = atomic_load_explicit(&t->shown.counting, memory_order_acquire);
+    } while ((before & 1) || atomic_load_explicit(&t->shown.sequence, memory_order_relaxed) != before);
+    shift = counting & SHOWN_SHIFT;
+    if ((counting & SHOWN_RUNNING) && clocks < expiry) {
+        left = expiry - clocks;
+    } else if ((counting & SHOWN_RUNNING) && (counting & SHOWN_PERIODIC)) {
+        uint64_t period = (uint64_t)counts.initial << shift;
+
+        left = period - (clocks - expiry) % period;
+    }
+    // Another processor may have looked at the clock before this count was started.
+    left = (left + (1u << shift) - 1) >> shift;
+    counts.current = left < counts.initial ? (uint32_t)left : counts.initial;
+    return counts;
+}
+
 uint32_t apic_timer_current(const struct apic_timer *t, struct lapic_time now)
 {
-    uint64_t clocks, left;
-
-    if (!t->running || !counts_down(t->mode)) {
-        return 0;
-    }
-    clocks = bus_clocks(t, now);
-    if (clocks < t->expiry) {
-        left = t->expiry - clocks;
-    } else if (t->mode == APIC_TIMER_PERIODIC) {
-        left = period(t) - (clocks - t->expiry) % period(t);
-    } else {
-        return 0;
-    }
-    return (uint32_t)((left + (1u << t->divide_shift) - 1) >> t->divide_shift);
+    return apic_timer_look(t, now).current;
 }

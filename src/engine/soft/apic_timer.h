@@ -2,10 +2,11 @@
 //
 // It owns no thread and reads no clock: every call takes the guest's time, and `deadline` tells when to call
 // apic_timer_expire again. Guest time stands still while the partition's time is suspended, and so does the
-// timer. Owner thread only.
+// timer. Owner thread only, but for apic_timer_look.
 #ifndef BULKHEAD_APIC_TIMER_H
 #define BULKHEAD_APIC_TIMER_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -33,6 +34,14 @@ struct apic_timer {
     uint64_t expiry;        // while running: when the count reaches 0, in bus clocks since guest time 0
     uint64_t tsc_deadline;  // 0: not armed
     uint64_t deadline;      // guest time in ns of the next wanted expiry, UINT64_MAX for none
+
+    // What any thread may see of the above. `sequence` is odd while it is being changed.
+    struct {
+        _Atomic uint32_t sequence;
+        _Atomic uint32_t initial;
+        _Atomic uint64_t expiry;
+        _Atomic uint32_t counting;  // whether the down-counter runs, whether periodically, and divide_shift
+    } shown;
 };
 
 // Both frequencies are in Hz and not 0.
@@ -63,5 +72,9 @@ void apic_timer_tsc_changed(struct apic_timer *t, struct lapic_time now);
 
 // The current-count register.
 uint32_t apic_timer_current(const struct apic_timer *t, struct lapic_time now);
+
+// The initial-count and current-count registers, as they are at one moment. Any thread.
+struct apic_timer_counts { uint32_t initial, current; };
+struct apic_timer_counts apic_timer_look(const struct apic_timer *t, struct lapic_time now);
 
 #endif

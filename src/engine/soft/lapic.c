@@ -91,6 +91,7 @@ bool lapic_deliver(struct lapic *l, const struct lapic_message *m)
         return latch(l, 0xFFu << ATTENTION_SIPI_VECTOR_SHIFT,
                      ATTENTION_SIPI | (uint32_t)m->vector << ATTENTION_SIPI_VECTOR_SHIFT);
     case LAPIC_SMI:
+    case LAPIC_REMOTE_READ:
     case LAPIC_EXTINT:
         break;
     }
@@ -107,7 +108,8 @@ bool lapic_local_interrupt(struct lapic *l, unsigned pin)
         return pin == 1 && latch(l, 0, ATTENTION_NMI);
     }
     // SDM vol. 3A 11.5.1: an LVT entry delivers fixed, SMI, NMI, INIT and ExtINT.
-    if (lapic_lvt_masked(l, lvt) || m.mode == LAPIC_LOWEST_PRIORITY || m.mode == LAPIC_SIPI) {
+    if (lapic_lvt_masked(l, lvt) || m.mode == LAPIC_LOWEST_PRIORITY || m.mode == LAPIC_REMOTE_READ ||
+        m.mode == LAPIC_SIPI) {
         return false;
     }
     return lapic_deliver(l, &m);
@@ -204,13 +206,32 @@ uint64_t lapic_route(struct lapic *const *lapics, unsigned count, const struct l
     return changed;
 }
 
+void lapic_remote_read(struct lapic *l, struct lapic *const *lapics, unsigned count,
+                       const struct lapic_message *m, struct lapic_time now)
+{
+    const struct lapic *from = NULL;
+    uint32_t value;
+
+    for (unsigned i = 0; i < count && !from; i++) {
+        if (lapics[i] && lapic_accepts(lapics[i], m, l->config.id)) {
+            from = lapics[i];
+        }
+    }
+    if (from && lapic_show_register(from, m->vector, &value, now)) {
+        lapic_store(l, INDEX(LAPIC_RRD), value);
+        lapic_store(l, INDEX(LAPIC_ICR), lapic_load(l, INDEX(LAPIC_ICR)) | ICR_REMOTE_READ_DONE);
+    }
+}
+
 // --- The processor's side ---
 
-static int highest(const uint32_t words[8])
+static int highest_in_service(const struct lapic *l)
 {
-    for (int i = 7; i >= 0; i--) {
-        if (words[i]) {
-            return i * 32 + 31 - __builtin_clz(words[i]);
+    for (unsigned i = 8; i-- > 0;) {
+        uint32_t bits = lapic_load_isr(l, i);
+
+        if (bits) {
+            return (int)i * 32 + 31 - __builtin_clz(bits);
         }
     }
     return -1;
@@ -220,7 +241,7 @@ static int highest(const uint32_t words[8])
 void lapic_update_ppr(struct lapic *l)
 {
     uint32_t tpr = lapic_load(l, INDEX(LAPIC_TPR));
-    int in_service = highest(l->isr);
+    int in_service = highest_in_service(l);
     uint32_t class = in_service < 0 ? 0 : (uint32_t)in_service & 0xF0;
 
     atomic_store_explicit(&l->ppr, (uint8_t)((tpr & 0xF0) >= class ? tpr : class), memory_order_relaxed);
@@ -263,23 +284,25 @@ void lapic_accept(struct lapic *l, uint8_t vector)
 
     atomic_fetch_and(&l->irr[word], ~bit);
     lapic_refresh_attention(l, word);
-    l->isr[word] |= bit;
+    lapic_store_isr(l, word, lapic_load_isr(l, word) | bit);
     lapic_update_ppr(l);
 }
 
 void lapic_end_of_interrupt(struct lapic *l, struct lapic_effects *effects)
 {
-    int vector = highest(l->isr);
+    int vector = highest_in_service(l);
+    unsigned word;
     uint32_t bit;
 
     if (vector < 0) {
         return;
     }
+    word = (unsigned)vector / 32;
     bit = 1u << vector % 32;
-    l->isr[vector / 32] &= ~bit;
+    lapic_store_isr(l, word, lapic_load_isr(l, word) & ~bit);
     lapic_update_ppr(l);
     effects->interrupts = true;
-    if (atomic_load_explicit(&l->tmr[vector / 32], memory_order_relaxed) & bit) {
+    if (atomic_load_explicit(&l->tmr[word], memory_order_relaxed) & bit) {
         effects->eoi = true;
         effects->eoi_vector = (uint8_t)vector;
     }

@@ -50,6 +50,7 @@ enum lapic_delivery {       // the encoding of the ICR and of message-signalled 
     LAPIC_FIXED = 0,
     LAPIC_LOWEST_PRIORITY = 1,
     LAPIC_SMI = 2,
+    LAPIC_REMOTE_READ = 3,
     LAPIC_NMI = 4,
     LAPIC_INIT = 5,
     LAPIC_SIPI = 6,
@@ -77,6 +78,7 @@ struct lapic_effects {
     bool eoi;                       // a level-triggered interrupt has ended: eoi_vector
     uint8_t eoi_vector;
     bool ipi;                       // lapic_route `message`, this lapic among the others
+    bool remote_read;               // lapic_remote_read by `message`
     bool self_ipi;                  // a message to itself, delivered already
     bool interrupts;                // lapic_pending may answer differently now
     bool timer;                     // lapic_timer_deadline may answer differently now
@@ -89,6 +91,7 @@ struct lapic_config {
     bool bsp;
     bool x2apic;                    // the guest may enter x2APIC mode
     bool tsc_deadline;              // the timer has that mode
+    bool remote_read;               // the delivery mode exists (APM vol. 2 16.5)
     uint8_t physical_width;         // bits of a physical address
     uint64_t bus_hz;                // the timer's input, 200 MHz on WHP
     uint64_t tsc_hz;
@@ -107,9 +110,9 @@ struct lapic {
     _Atomic uint64_t base;          // IA32_APIC_BASE
     _Atomic uint32_t reg[64];       // the plainly stored registers, by offset / 16
     _Atomic uint8_t ppr;            // follows from TPR and ISR
+    _Atomic uint32_t isr[8];
 
-    // Owner.
-    uint32_t isr[8];
+    // Owner; of the timer any thread reads what apic_timer_look does.
     struct apic_timer timer;
 };
 
@@ -170,6 +173,12 @@ int lapic_lowest_priority(struct lapic *const *candidates, unsigned count);
 // Any thread.
 uint64_t lapic_route(struct lapic *const *lapics, unsigned count, const struct lapic_message *m,
                      uint32_t sender);
+
+// What a remote read asks for (APM vol. 2 16.5): the register whose offset / 16 is the message's vector, from
+// the first of the lapics that accepts it, into `l`'s remote read register; its ICR tells whether there is one.
+// NULLs are passed over. `l` is the owner's, the others may be in use.
+void lapic_remote_read(struct lapic *l, struct lapic *const *lapics, unsigned count,
+                       const struct lapic_message *m, struct lapic_time now);
 
 // --- The processor's side ---
 

@@ -8,6 +8,7 @@
 
 #define LVT_MASKED (1u << 16)
 #define SVR_ENABLE (1u << 8)
+#define ICR_REMOTE_READ_DONE (2u << 16)     // bits 17:16; 0: nobody has answered
 
 static inline uint32_t lapic_load(const struct lapic *l, unsigned index)
 {
@@ -17,6 +18,16 @@ static inline uint32_t lapic_load(const struct lapic *l, unsigned index)
 static inline void lapic_store(struct lapic *l, unsigned index, uint32_t value)
 {
     atomic_store_explicit(&l->reg[index], value, memory_order_relaxed);
+}
+
+static inline uint32_t lapic_load_isr(const struct lapic *l, unsigned word)
+{
+    return atomic_load_explicit(&l->isr[word], memory_order_relaxed);
+}
+
+static inline void lapic_store_isr(struct lapic *l, unsigned word, uint32_t value)
+{
+    atomic_store_explicit(&l->isr[word], value, memory_order_relaxed);
 }
 
 static inline bool lapic_software_enabled(const struct lapic *l)
@@ -41,6 +52,9 @@ static inline uint32_t lapic_x2apic_logical_id(const struct lapic *l)
 bool lapic_raise_error(struct lapic *l, enum lapic_error error);
 // An event of our own, through the LVT entry with this index: timer, error. Any thread; true as above.
 bool lapic_local_event(struct lapic *l, unsigned index);
+
+// What a read of the register with this index (offset / 16) gives; false: none can be read there. Any thread.
+bool lapic_show_register(const struct lapic *l, unsigned index, uint32_t *value, struct lapic_time now);
 
 // Owner: TPR or ISR has changed.
 void lapic_update_ppr(struct lapic *l);

@@ -67,6 +67,25 @@ static uint32_t writable(const struct lapic *l, unsigned index)
     return registers[index].writable & ~(less ? LVT_TIMER_DEADLINE : 0);
 }
 
+// What a remote read brings, and how it has ended, are there with it alone.
+static bool readable(const struct lapic *l, unsigned index, enum access how)
+{
+    if (index == INDEX(LAPIC_RRD) && l->config.remote_read) {
+        return true;
+    }
+    return index < 64 && (registers[index].access & how);
+}
+
+// The bits that a write in x2APIC mode or a restore may carry.
+static uint32_t state_bits(const struct lapic *l, unsigned index)
+{
+    if (index == INDEX(LAPIC_RRD)) {
+        return UINT32_MAX;
+    }
+    return writable(l, index) | registers[index].tolerated |
+           (index == INDEX(LAPIC_ICR) && l->config.remote_read ? ICR_REMOTE_READ_DONE : 0);
+}
+
 static bool is_lvt(unsigned index)
 {
     return index >= INDEX(LAPIC_LVT_TIMER) && index <= INDEX(LAPIC_LVT_ERROR);
@@ -80,7 +99,7 @@ static void reset_registers(struct lapic *l)
     lapic_store(l, INDEX(LAPIC_DFR), UINT32_MAX);
     lapic_store(l, INDEX(LAPIC_SVR), 0xFF);
     for (unsigned i = 0; i < 8; i++) {
-        l->isr[i] = 0;
+        lapic_store_isr(l, i, 0);
         atomic_store(&l->irr[i], 0);
         atomic_store(&l->tmr[i], 0);
         lapic_refresh_attention(l, i);
@@ -104,6 +123,7 @@ void lapic_reset_init(struct lapic *l)
     reset_registers(l);
 }
 
+// Any thread.
 static uint32_t read_register(const struct lapic *l, unsigned index, struct lapic_time now)
 {
     unsigned word = index & 7;
@@ -118,18 +138,27 @@ static uint32_t read_register(const struct lapic *l, unsigned index, struct lapi
     case INDEX(LAPIC_LDR):
         return lapic_x2apic(l) ? lapic_x2apic_logical_id(l) : lapic_load(l, index);
     case INDEX(LAPIC_ISR) ... INDEX(LAPIC_ISR) + 7:
-        return l->isr[word];
+        return lapic_load_isr(l, word);
     case INDEX(LAPIC_TMR) ... INDEX(LAPIC_TMR) + 7:
         return atomic_load(&l->tmr[word]);
     case INDEX(LAPIC_IRR) ... INDEX(LAPIC_IRR) + 7:
         return atomic_load(&l->irr[word]);
     case INDEX(LAPIC_INITIAL_COUNT):
-        return l->timer.initial;
+        return apic_timer_look(&l->timer, now).initial;
     case INDEX(LAPIC_CURRENT_COUNT):
-        return apic_timer_current(&l->timer, now);
+        return apic_timer_look(&l->timer, now).current;
     default:
         return lapic_load(l, index);
     }
+}
+
+bool lapic_show_register(const struct lapic *l, unsigned index, uint32_t *value, struct lapic_time now)
+{
+    if (!readable(l, index, lapic_x2apic(l) ? X2APIC_READ : XAPIC_READ)) {
+        return false;
+    }
+    *value = read_register(l, index, now);
+    return true;
 }
 
 bool lapic_timer_poll(struct lapic *l, struct lapic_time now)
@@ -200,8 +229,13 @@ static void send_ipi(struct lapic *l, uint32_t low, uint32_t destination, struct
     };
     bool vectored = m.mode == LAPIC_FIXED || m.mode == LAPIC_LOWEST_PRIORITY;
 
-    // Mode 3 is reserved. The level de-assert form of INIT does nothing on processors with an xAPIC.
-    if (m.mode == 3 || m.mode == LAPIC_EXTINT ||
+    if (m.mode == LAPIC_REMOTE_READ) {
+        effects->remote_read = l->config.remote_read && m.shorthand == LAPIC_NO_SHORTHAND;
+        effects->message = m;
+        return;
+    }
+    // The level de-assert form of INIT does nothing on processors with an xAPIC.
+    if (m.mode == LAPIC_EXTINT ||
         (m.mode == LAPIC_INIT && (low & ICR_LEVEL) && !(low & ICR_ASSERT))) {
         return;
     }
@@ -280,7 +314,7 @@ static void write_register(struct lapic *l, unsigned index, uint32_t value, stru
     case INDEX(LAPIC_SELF_IPI):
         send_ipi(l, value | LAPIC_SELF << 18, 0, effects);
         break;
-    default:    // arbitration priority and remote read: accepted, without effect
+    default:    // arbitration priority and remote read's data: accepted, without effect
         break;
     }
 }
@@ -365,7 +399,7 @@ static enum lapic_result write_x2apic(struct lapic *l, unsigned index, uint64_t 
     if (!lapic_x2apic(l) || index >= 64 || !(registers[index].access & X2APIC_WRITE)) {
         return LAPIC_FAULT;
     }
-    if ((uint32_t)value & ~(writable(l, index) | registers[index].tolerated)) {
+    if ((uint32_t)value & ~state_bits(l, index)) {
         return LAPIC_FAULT;
     }
     if (index == INDEX(LAPIC_ICR)) {
@@ -393,7 +427,7 @@ enum lapic_result lapic_msr_read(struct lapic *l, uint32_t msr, uint64_t *value,
         *value = l->timer.mode == APIC_TIMER_TSC_DEADLINE ? l->timer.tsc_deadline : 0;
         return LAPIC_OK;
     }
-    if (!lapic_x2apic(l) || index >= 64 || !(registers[index].access & X2APIC_READ)) {
+    if (!lapic_x2apic(l) || !readable(l, index, X2APIC_READ)) {
         return LAPIC_FAULT;
     }
     *value = read_register(l, index, now);
@@ -434,11 +468,14 @@ static bool state_is_valid(const struct lapic *l, unsigned index, uint32_t value
     if (index == INDEX(LAPIC_ICR_HIGH) && lapic_x2apic(l)) {
         return true;
     }
-    return !(value & ~(writable(l, index) | registers[index].tolerated));
+    return !(value & ~state_bits(l, index));
 }
 
 static bool is_state(const struct lapic *l, unsigned index)
 {
+    if (index == INDEX(LAPIC_RRD)) {
+        return l->config.remote_read;
+    }
     return (registers[index].access & STATE) && !(index == INDEX(LAPIC_LDR) && lapic_x2apic(l));
 }
 
@@ -449,7 +486,7 @@ static void restore_register(struct lapic *l, unsigned index, uint32_t value, st
     value &= ~registers[index].tolerated;
     switch (index) {
     case INDEX(LAPIC_ISR) ... INDEX(LAPIC_ISR) + 7:
-        l->isr[word] = value;
+        lapic_store_isr(l, word, value);
         lapic_update_ppr(l);
         break;
     case INDEX(LAPIC_TMR) ... INDEX(LAPIC_TMR) + 7:

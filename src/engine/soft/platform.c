@@ -41,6 +41,18 @@ void soft_route(struct soft_partition *soft, const struct lapic_message *message
     pthread_rwlock_unlock(&soft->vcpus_lock);
 }
 
+static void remote_read(struct vcpu *v, const struct lapic_message *message)
+{
+    struct soft_partition *soft = v->soft;
+    pthread_rwlock_rdlock(&soft->vcpus_lock);
+    struct lapic *lapics[PARTITION_MAX_PROCESSORS];
+    unsigned count = soft->partition->properties.processor_count;
+    for (unsigned n = 0; n < count; n++)
+        lapics[n] = soft->lapics[n];
+    lapic_remote_read(&v->lapic, lapics, count, message, vcpu_time(v));
+    pthread_rwlock_unlock(&soft->vcpus_lock);
+}
+
 void vcpu_apic_effects(struct vcpu *v, const struct lapic_effects *effects)
 {
     if (effects->ipi)
@@ -49,6 +61,8 @@ void vcpu_apic_effects(struct vcpu *v, const struct lapic_effects *effects)
         x86_count_add(&v->apic_counts.self_ipi, 1);
     if (effects->ipi)
         soft_route(v->soft, &effects->message, v->p.vp->index);
+    if (effects->remote_read)
+        remote_read(v, &effects->message);
     if (effects->eoi) {
         v->eoi_exit = true;
         v->eoi_vector = effects->eoi_vector;

@@ -24,6 +24,7 @@ static void make_offer(void)
     offer.features.LocalApicEmulation = 1;
     offer.features.Xsave = 1;
     offer.features.DirtyPageTracking = 1;
+    offer.features.ApicRemoteRead = 1;
     offer.features.VpHotAddRemove = 1;
     offer.extended_vm_exits.X64CpuidExit = 1;
     offer.extended_vm_exits.X64MsrExit = 1;
@@ -45,6 +46,7 @@ static void make_offer(void)
     offer.interrupt_clock_hz = BUS_HZ;
     offer.max_processors = PARTITION_MAX_PROCESSORS;
     offer.apic_emulation = true;
+    offer.apic_remote_read = true;
 }
 
 static const struct engine_capabilities *soft_capabilities(void)
@@ -91,6 +93,7 @@ static HRESULT soft_setup(struct partition *p)
     soft->bus_hz = p->properties.interrupt_clock_hz;
     soft->apic = p->properties.apic_mode != WHvX64LocalApicEmulationModeNone;
     soft->x2apic_allowed = p->properties.apic_mode == WHvX64LocalApicEmulationModeX2Apic;
+    soft->remote_read = p->properties.apic_remote_read;
     pthread_rwlock_init(&soft->vcpus_lock, NULL);
     copy_exits(soft);
     p->engine_data = soft;

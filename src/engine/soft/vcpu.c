@@ -63,6 +63,7 @@ void vcpu_reset(struct vcpu *v)
     struct lapic_config config = {
         .id = v->p.vp->index, .bsp = v->p.vp->index == 0, .x2apic = soft->x2apic_allowed,
         .tsc_deadline = x86_has_feature(&v->p.cpu, X86_FEATURE_TSC_DEADLINE),
+        .remote_read = soft->remote_read,
         .physical_width = v->p.cpu.physical_bits, .bus_hz = soft->bus_hz, .tsc_hz = soft->tsc_hz,
     };
     lapic_init(&v->lapic, &config);

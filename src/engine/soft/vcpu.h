@@ -41,6 +41,7 @@ struct soft_partition {
     uint64_t tsc_hz, bus_hz;            // the guest's, as the properties say
     bool apic;                          // XApic or X2Apic
     bool x2apic_allowed;
+    bool remote_read;                   // one local APIC can be read from another
     _Atomic(struct lapic *) lapics[PARTITION_MAX_PROCESSORS];
     _Atomic(struct vcpu *) vcpus[PARTITION_MAX_PROCESSORS];
     pthread_rwlock_t vcpus_lock;        // readers: whoever kicks another processor; writer: create and destroy
