@@ -311,7 +311,7 @@ void property_relax(struct engine_capabilities *capabilities, WHV_EXTENDED_VM_EX
     // What chooses among exits that need not happen need not be there either.
     const WHV_X64_MSR_EXIT_BITMAP msrs = {
         .UnhandledMsrs = 1, .TscMsrWrite = 1, .TscMsrRead = 1, .ApicBaseMsrWrite = 1,
-        .McUpdatePatchLevelMsrRead = 1,
+        .MiscEnableMsrRead = 1, .McUpdatePatchLevelMsrRead = 1,
     };
 
     capabilities->extended_vm_exits.AsUINT64 |= relaxed.AsUINT64;

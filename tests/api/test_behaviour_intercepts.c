@@ -160,6 +160,7 @@ static const uint8_t wrmsr_code[] = {0x0F, 0x30, 0xE6, 0x10};      // wrmsr; out
 #define MSR_TSC 0x10u
 #define MSR_APIC_BASE 0x1Bu
 #define MSR_PATCH_LEVEL 0x8Bu
+#define MSR_MISC_ENABLE 0x1A0u
 #define MSR_EFER 0xC0000080u
 
 static WHV_RUN_VP_EXIT_CONTEXT access_msr(WHV_PARTITION_HANDLE p, bool write, UINT32 msr, UINT64 value)
@@ -208,6 +209,33 @@ static WHV_PARTITION_HANDLE msr_guest(void)
     return p;
 }
 
+// The bits of the bitmap that name one access, with a value that may be written.
+static const struct {
+    WHV_X64_MSR_EXIT_BITMAP bit;
+    bool write;
+    UINT32 msr;
+    UINT64 value;
+} listed[] = {
+    {{.TscMsrWrite = 1}, true, MSR_TSC, 0},
+    {{.TscMsrRead = 1}, false, MSR_TSC, 0},
+    {{.ApicBaseMsrWrite = 1}, true, MSR_APIC_BASE, 0xFEE00900},
+    {{.MiscEnableMsrRead = 1}, false, MSR_MISC_ENABLE, 0},
+    {{.McUpdatePatchLevelMsrRead = 1}, false, MSR_PATCH_LEVEL, 0},
+};
+
+// A processor without the register makes every access one that would fault.
+static bool has_misc_enable(WHV_PARTITION_HANDLE p)
+{
+    UINT64 before;
+    bool has;
+
+    assert_ok(WHvGetPartitionProperty(p, WHvPartitionPropertyCodeX64MsrExitBitmap, &before, sizeof(before), NULL));
+    assert_ok(set64(p, WHvPartitionPropertyCodeX64MsrExitBitmap, 0));
+    has = access_msr(p, false, MSR_MISC_ENABLE, 0).ExitReason != WHvRunVpExitReasonX64MsrAccess;
+    assert_ok(set64(p, WHvPartitionPropertyCodeX64MsrExitBitmap, before));
+    return has;
+}
+
 static void test_msr_exits(void **state)
 {
     const WHV_EXTENDED_VM_EXITS exits = {.X64MsrExit = 1};
@@ -250,6 +278,19 @@ static void test_msr_exits(void **state)
         assert_msr_exit(p, true, MSR_APIC_BASE);
     if (offered.X64MsrExitBitmap.McUpdatePatchLevelMsrRead)
         assert_msr_exit(p, false, MSR_PATCH_LEVEL);
+    if (offered.X64MsrExitBitmap.MiscEnableMsrRead)
+        assert_msr_exit(p, false, MSR_MISC_ENABLE);
+    // Each alone, and only its own access.
+    for (unsigned int i = 0; i < sizeof(listed) / sizeof(listed[0]); i++) {
+        if (!(listed[i].bit.AsUINT64 & offered.X64MsrExitBitmap.AsUINT64))
+            continue;
+        assert_ok(set64(p, WHvPartitionPropertyCodeX64MsrExitBitmap, listed[i].bit.AsUINT64));
+        for (unsigned int n = 0; n < sizeof(listed) / sizeof(listed[0]); n++)
+            if (n == i)
+                assert_msr_exit(p, listed[n].write, listed[n].msr);
+            else if (listed[n].msr != MSR_MISC_ENABLE || has_misc_enable(p))
+                assert_no_msr_exit(p, listed[n].write, listed[n].msr, listed[n].value);
+    }
     assert_no_msr_exit(p, false, MSR_APIC_BASE, 0);
     assert_no_msr_exit(p, false, MSR_EFER, 0);
     // The client completes a read, and a write.

@@ -220,12 +220,14 @@ static void test_msr_exits(void **state)
 
         p->msr_exit_bitmap.AsUINT64 = 0;
         p->msr_exit_bitmap.TscMsrWrite = p->msr_exit_bitmap.McUpdatePatchLevelMsrRead = 1;
-        p->msr_exit_bitmap.ApicBaseMsrWrite = 1;
+        p->msr_exit_bitmap.ApicBaseMsrWrite = p->msr_exit_bitmap.MiscEnableMsrRead = 1;
         assert_ok(kvm_msr_exits(vm, p, &none));
         assert_int_equal(access_msr(false, 0x10), KVM_EXIT_HLT);
         assert_int_equal(access_msr(true, 0x10), KVM_EXIT_X86_WRMSR);
         assert_int_equal(access_msr(false, 0x8b), KVM_EXIT_X86_RDMSR);
         assert_int_equal(access_msr(true, 0x1b), KVM_EXIT_X86_WRMSR);
+        assert_int_equal(access_msr(false, 0x1a0), KVM_EXIT_X86_RDMSR);
+        assert_int_equal(run->msr.reason, KVM_MSR_EXIT_REASON_FILTER);
         p->msr_exit_bitmap.AsUINT64 = 0;
     }
 }

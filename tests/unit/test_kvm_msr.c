@@ -153,8 +153,8 @@ static void test_exits(void **state)
 
     (void)state;
     // Every choice after every other one would take long; forwards and backwards they meet in many orders.
-    for (unsigned step = 0; step < 128; step++) {
-        unsigned choice = step < 64 ? step : step * 37 % 64;
+    for (unsigned step = 0; step < 256; step++) {
+        unsigned choice = step < 128 ? step : step * 37 % 128;
         bool on = choice & 1;
         p.extended_vm_exits.X64MsrExit = on;
         p.msr_exit_bitmap.TscMsrWrite = choice >> 1 & 1;
@@ -162,6 +162,7 @@ static void test_exits(void **state)
         p.msr_exit_bitmap.ApicBaseMsrWrite = choice >> 3 & 1;
         p.msr_exit_bitmap.McUpdatePatchLevelMsrRead = choice >> 4 & 1;
         p.msr_exit_bitmap.UnhandledMsrs = choice >> 5 & 1;
+        p.msr_exit_bitmap.MiscEnableMsrRead = choice >> 6 & 1;
         assert_ok(kvm_msr_exits(VM, &p, &none));
         assert_int_equal(kernel.reasons, on ? KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_INVAL |
                                               KVM_MSR_EXIT_REASON_FILTER : 0);
@@ -170,15 +171,16 @@ static void test_exits(void **state)
         assert_int_equal(denied(0x10, WRITE), on && p.msr_exit_bitmap.TscMsrWrite);
         assert_int_equal(denied(0x1b, WRITE), on && p.msr_exit_bitmap.ApicBaseMsrWrite);
         assert_int_equal(denied(0x8b, READ), on && p.msr_exit_bitmap.McUpdatePatchLevelMsrRead);
-        assert_false(denied(0x1b, READ) || denied(0x8b, WRITE) || denied(0x11, READ) || denied(0xf, WRITE) ||
+        assert_int_equal(denied(0x1a0, READ), on && p.msr_exit_bitmap.MiscEnableMsrRead);
+        assert_false(denied(0x1a0, WRITE) || denied(0x1b, READ) || denied(0x8b, WRITE) || denied(0x11, READ) || denied(0xf, WRITE) ||
                      denied(0xc0000080, READ) || denied(0x6e0, WRITE));
         assert_int_equal(denied(0x40000000, WRITE), on);
         assert_int_equal(denied(0x40000118, READ), on);
         assert_false(denied(0x40000200, READ) || denied(0x3fffffff, READ));
         assert_false(kernel.unreasoned);
     }
-    assert_int_equal(kernel.filters, 128);
-    assert_int_equal(kernel.caps, 128);
+    assert_int_equal(kernel.filters, 256);
+    assert_int_equal(kernel.caps, 256);
     // A partition that shows a hypervisor's leaves keeps the guest from KVM's implementation of its MSRs, exits or not.
     WHV_X64_CPUID_RESULT leaf = { .Function = 0x40000001 };
     p.extended_vm_exits.X64MsrExit = 0;

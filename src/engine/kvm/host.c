@@ -371,7 +371,8 @@ void kvm_host_offer(const struct kvm_host *h, struct engine_capabilities *offer)
         .exception_exit_bitmap = debug ? 1u << WHvX64ExceptionTypeDebugTrapOrFault |
                                                   1u << WHvX64ExceptionTypeBreakpointTrap : 0,
         .msr_exit_bitmap = { .UnhandledMsrs = h->msr_exits, .TscMsrWrite = h->msr_exits, .TscMsrRead = h->msr_exits,
-                             .ApicBaseMsrWrite = h->msr_exits, .McUpdatePatchLevelMsrRead = h->msr_exits },
+                             .ApicBaseMsrWrite = h->msr_exits, .MiscEnableMsrRead = h->msr_exits,
+                             .McUpdatePatchLevelMsrRead = h->msr_exits },
         .vendor = vendor(h->cpuid),
         .clflush_units = one ? (UINT8)(one->ebx >> 8) : 8,
         .physical_address_width = sizes ? sizes->eax & 0xff : 36,       // SDM vol. 2A, CPUID, leaf 80000008H

@@ -9,7 +9,8 @@
 #include "engine/kvm/ioctl.h"
 #include "x86/cpu.h"
 
-enum { MSR_TSC = 0x10, MSR_APIC_BASE = 0x1b, MSR_TSC_ADJUST = 0x3b, MSR_PATCH_LEVEL = 0x8b, MSR_TSC_DEADLINE = 0x6e0 };
+enum { MSR_TSC = 0x10, MSR_APIC_BASE = 0x1b, MSR_TSC_ADJUST = 0x3b, MSR_PATCH_LEVEL = 0x8b, MSR_MISC_ENABLE = 0x1a0,
+       MSR_TSC_DEADLINE = 0x6e0 };
 
 // ---- Exits -------------------------------------------------------------------------------------------------------
 
@@ -56,7 +57,7 @@ bool kvm_msr_exits_wanted(const struct property_values *properties, const struct
 }
 
 // Ranges of the filter that set_filter has for other things than the partition's list, and what is left for that.
-#define OWN_RANGES 7u
+#define OWN_RANGES 8u
 #define LIST_RANGES (KVM_MSR_FILTER_MAX_RANGES - OWN_RANGES)
 #define RANGE_MSRS (8u * KVM_MSR_FILTER_MAX_BITMAP_SIZE)
 typedef __u8 range_bitmap[KVM_MSR_FILTER_MAX_BITMAP_SIZE];
@@ -146,6 +147,7 @@ CHECKED static HRESULT set_filter(int vm, const struct property_values *p, const
     deny(&filter, &n, on && p->msr_exit_bitmap.TscMsrRead, MSR_TSC, 1, KVM_MSR_FILTER_READ);
     deny(&filter, &n, on && p->msr_exit_bitmap.TscMsrWrite, MSR_TSC, 1, KVM_MSR_FILTER_WRITE);
     deny(&filter, &n, on && p->msr_exit_bitmap.ApicBaseMsrWrite, MSR_APIC_BASE, 1, KVM_MSR_FILTER_WRITE);
+    deny(&filter, &n, on && p->msr_exit_bitmap.MiscEnableMsrRead, MSR_MISC_ENABLE, 1, KVM_MSR_FILTER_READ);
     deny(&filter, &n, on && p->msr_exit_bitmap.McUpdatePatchLevelMsrRead, MSR_PATCH_LEVEL, 1, KVM_MSR_FILTER_READ);
     deny(&filter, &n, rules->hide_tsc_adjust, MSR_TSC_ADJUST, 1, KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE);
     deny(&filter, &n, rules->hide_tsc_deadline, MSR_TSC_DEADLINE, 1, KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE);

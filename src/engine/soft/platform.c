@@ -196,6 +196,7 @@ static enum x86_answer bus_cpuid(struct x86_cpu *cpu, uint32_t leaf, uint32_t su
 #define MSR_TSC 0x10u
 #define MSR_TSC_ADJUST 0x3bu
 #define MSR_PATCH_LEVEL 0x8bu
+#define MSR_MISC_ENABLE 0x1a0u
 #define MSR_SYSCFG 0xc0010010u
 #define MSR_HWCR 0xc0010015u
 
@@ -225,6 +226,7 @@ static bool msr_exits(const struct vcpu_exits *exits, uint32_t msr, bool write)
     case MSR_TSC: return write ? exits->msr.TscMsrWrite : exits->msr.TscMsrRead;
     case LAPIC_MSR_BASE: return write && exits->msr.ApicBaseMsrWrite;
     case MSR_PATCH_LEVEL: return !write && exits->msr.McUpdatePatchLevelMsrRead;
+    case MSR_MISC_ENABLE: return !write && exits->msr.MiscEnableMsrRead;
     }
     return false;
 }

@@ -37,6 +37,7 @@ static void make_offer(void)
     offer.msr_exit_bitmap.TscMsrWrite = 1;
     offer.msr_exit_bitmap.TscMsrRead = 1;
     offer.msr_exit_bitmap.ApicBaseMsrWrite = 1;
+    offer.msr_exit_bitmap.MiscEnableMsrRead = 1;
     offer.msr_exit_bitmap.McUpdatePatchLevelMsrRead = 1;
     offer.vendor = WHvProcessorVendorAmd;
     soft_features_offered(&offer.processor_features, &offer.xsave_features);
