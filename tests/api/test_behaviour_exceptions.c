@@ -188,10 +188,45 @@ static void test_every_vector(void **state)
         assert_delivered(p, e);
         assert_ok(WHvDeletePartition(p));
     }
-    // #PF has a test of its own; #MC does not happen.
-    assert_int_equal(bitmap & ~(seen | 1ull << 14 | 1ull << 18), 0);
+    // #PF has a test of its own; #MC and #CP do not happen.
+    assert_int_equal(bitmap & ~(seen | 1ull << 14 | 1ull << 18 | 1ull << 21), 0);
     assert_int_not_equal(seen, 0);
     engine_has_vectors(refused);
+}
+
+// Every exception of WHV_EXCEPTION_TYPE has its bit, and nothing else has one. INT n is not an exception, also where
+// nothing else raises the vector.
+static void test_bitmap(void **state)
+{
+    static const UINT64 named = 0x2F7DFB;       // without NMI, 9, 15 and 20, and nothing above #CP
+    WHV_EXTENDED_VM_EXITS exits = {.ExceptionExit = 1};
+    UINT64 value;
+
+    (void)state;
+    NEEDS(engine_has_vectors(named));
+    for (unsigned int vector = 0; vector < 64; vector++) {
+        // int vector; out 0x40, al
+        const char code[] = {(char)0xCD, (char)vector, (char)0xE6, 0x40};
+        const struct example by_int = {"", (uint8_t)vector, code, sizeof(code), 0, false, 0, 0, 0, NULL};
+        WHV_RUN_VP_EXIT_CONTEXT exit;
+        WHV_PARTITION_HANDLE p;
+
+        if (!(named >> vector & 1)) {
+            p = created(1);
+            assert_hr(set64(p, WHvPartitionPropertyCodeExceptionExitBitmap, 1ull << vector), E_INVALIDARG);
+            assert_hr(set64(p, WHvPartitionPropertyCodeExceptionExitBitmap, named | 1ull << vector), E_INVALIDARG);
+            assert_ok(WHvGetPartitionProperty(p, WHvPartitionPropertyCodeExceptionExitBitmap, &value, sizeof(value),
+                                              NULL));
+            assert_int_equal(value, 0);
+        } else {
+            p = start(&by_int);
+            assert_ok(set64(p, WHvPartitionPropertyCodeExceptionExitBitmap, named));
+            set_exits(p, exits);
+            exit = run(p, 0);
+            assert_port_exit(&exit, (UINT16)vector);
+        }
+        assert_ok(WHvDeletePartition(p));
+    }
 }
 
 // The same through PendingInterruption, which has the instruction's length and no parameter.
@@ -430,6 +465,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_vector),
+        cmocka_unit_test(test_bitmap),
         cmocka_unit_test(test_pending_interruption),
         cmocka_unit_test(test_not_asked_for),
         cmocka_unit_test(test_injection_does_not_exit),
