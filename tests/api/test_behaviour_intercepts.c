@@ -450,6 +450,70 @@ static void test_hypercall_exits(void **state)
     }
 }
 
+// A signal to a connection, or a retarget of a device, that does not exist: an exit for who has asked for it, and for no
+// other call.
+static void test_calls_of_the_unknown(void **state)
+{
+    static const uint8_t calls[][5] = {{0x0F, 0x01, 0xC1, 0xE6, 0x10}, {0x0F, 0x01, 0xD9, 0xE6, 0x10}};
+    static const struct { WHV_EXTENDED_VM_EXITS exit; UINT64 input; } kinds[] = {
+        {{.UnknownSynicConnection = 1}, 0x1005D},           // HvCallSignalEvent, fast
+        {{.UnknownSynicConnection = 1}, 0x5D},
+        {{.RetargetUnknownVpciDevice = 1}, 0x7E},           // HvCallRetargetDeviceInterrupt
+    };
+
+    (void)state;
+    for (unsigned int i = 0; i < 6; i++) {
+        const WHV_EXTENDED_VM_EXITS asked = kinds[i % 3].exit;
+        const UINT64 input = kinds[i % 3].input;
+        WHV_EXTENDED_VM_EXITS other = {.UnknownSynicConnection = 1, .RetargetUnknownVpciDevice = 1};
+        WHV_RUN_VP_EXIT_CONTEXT exit;
+        WHV_PARTITION_HANDLE p;
+
+        if (!engine_has_exits(asked))
+            continue;
+        other.AsUINT64 &= ~asked.AsUINT64;
+        p = guest(memory, calls[i / 3], sizeof(calls[0]));      // VMCALL, VMMCALL
+        enter_long(p, memory);
+        set_gate(memory, true, 6);
+        set_exits(p, asked);
+        set_register(p, 0, WHvX64RegisterRax, 0x7F);
+        set_register(p, 0, WHvX64RegisterRcx, input);
+        set_register(p, 0, WHvX64RegisterRdx, 0x1234);
+        exit = run(p, 0);
+        assert_int_equal(exit.ExitReason, WHvRunVpExitReasonHypercall);
+        assert_int_equal(exit.VpContext.Rip, CODE);
+        assert_int_equal(exit.VpContext.InstructionLength, 3);
+        assert_int_equal(exit.Hypercall.Rcx, input);
+        assert_int_equal(exit.Hypercall.Rdx, 0x1234);
+        set_exits(p, other);                                    // somebody else's exit
+        exit = run(p, 0);
+        assert_port_exit(&exit, 6);
+        set_exits(p, asked);
+        set_register(p, 0, WHvX64RegisterRip, CODE);
+        set_register(p, 0, WHvX64RegisterRcx, 0x5C);            // HvCallPostMessage
+        exit = run(p, 0);
+        assert_port_exit(&exit, 6);
+        set_register(p, 0, WHvX64RegisterRip, CODE);
+        set_register(p, 0, WHvX64RegisterRcx, input);
+        enter_user(p, CODE64);                                  // not a program's to make
+        exit = run(p, 0);
+        assert_port_exit(&exit, 6);
+        // Outside of 64-bit code the call is in EDX:EAX.
+        enter_protected(p, memory);
+        set_gate(memory, false, 6);
+        set_register(p, 0, WHvX64RegisterEfer, 0);
+        set_register(p, 0, WHvX64RegisterCr4, 0);
+        exit = run(p, 0);
+        assert_port_exit(&exit, 6);
+        set_register(p, 0, WHvX64RegisterRip, CODE);
+        set_register(p, 0, WHvX64RegisterRax, input);
+        exit = run(p, 0);
+        assert_int_equal(exit.ExitReason, WHvRunVpExitReasonHypercall);
+        assert_int_equal(exit.Hypercall.Rax, input);
+        assert_ok(WHvDeletePartition(p));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -461,6 +525,7 @@ int main(void)
         cmocka_unit_test(test_msr_in_user_mode),
         cmocka_unit_test(test_rdtsc_exits),
         cmocka_unit_test(test_hypercall_exits),
+        cmocka_unit_test(test_calls_of_the_unknown),
     };
 
     return engine_run_tests(tests);

@@ -352,9 +352,29 @@ static void bus_write_cr8(struct x86_cpu *cpu, uint64_t value)
         vcpu_kick(v, VCPU_INTERRUPT);
 }
 
+// Call codes (TLFS appendix A).
+#define CALL_SIGNAL_EVENT 0x5du
+#define CALL_RETARGET_DEVICE_INTERRUPT 0x7eu
+
+// A call that names what the partition does not have is the client's to answer, if it has asked for that. No partition
+// has connections or VPCI devices, so all calls of the two kinds are such.
+static bool call_of_unknown(const struct x86_cpu *cpu, const struct vcpu_exits *exits)
+{
+    // TLFS 3.5 and 3.7: from CPL 0 in protected mode. The call code is the same half of RCX and of EDX:EAX.
+    if (cpu->cpl || !(cpu->cr0 & X86_CR0_PE))
+        return false;
+    bool code64 = (cpu->mode & X86_MODE_CODE) == X86_MODE_CODE64;
+    switch (cpu->slot[code64 ? X86_RCX : X86_RAX] & 0xffff) {
+    case CALL_SIGNAL_EVENT: return exits->extended.UnknownSynicConnection;
+    case CALL_RETARGET_DEVICE_INTERRUPT: return exits->extended.RetargetUnknownVpciDevice;
+    }
+    return false;
+}
+
 static enum x86_answer bus_hypercall(struct x86_cpu *cpu)
 {
-    if (!vcpu_of(cpu)->soft->exits.extended.HypercallExit)
+    const struct vcpu_exits *exits = &vcpu_of(cpu)->soft->exits;
+    if (!exits->extended.HypercallExit && !call_of_unknown(cpu, exits))
         return X86_FAULT_GP;        // the caller of this makes it #UD: no hypervisor interface is shown
     cpu->exit.kind = X86_EXIT_HYPERCALL;
     return X86_ANSWER_EXIT;

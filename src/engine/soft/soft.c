@@ -31,6 +31,8 @@ static void make_offer(void)
     offer.extended_vm_exits.ExceptionExit = 1;
     offer.extended_vm_exits.X64RdtscExit = 1;
     offer.extended_vm_exits.HypercallExit = 1;
+    offer.extended_vm_exits.UnknownSynicConnection = 1;
+    offer.extended_vm_exits.RetargetUnknownVpciDevice = 1;
     // Every exception that WHV_EXCEPTION_TYPE names; NMI is none, and the reserved vectors have no name.
     offer.exception_exit_bitmap = 0x002f7dfb;
     offer.msr_exit_bitmap.UnhandledMsrs = 1;
