@@ -18,6 +18,11 @@ static const struct {
     {"exception-exit", {.ExceptionExit = 1}},
     {"rdtsc-exit", {.X64RdtscExit = 1}},
     {"hypercall-exit", {.HypercallExit = 1}},
+    {"apic-smi-exit", {.X64ApicSmiExitTrap = 1}},
+    {"apic-init-sipi-exit", {.X64ApicInitSipiExitTrap = 1}},
+    {"apic-write-exit",
+     {.X64ApicWriteLdrExitTrap = 1, .X64ApicWriteDfrExitTrap = 1, .X64ApicWriteSvrExitTrap = 1,
+      .X64ApicWriteLint0ExitTrap = 1, .X64ApicWriteLint1ExitTrap = 1}},
 };
 
 #define RELAXATIONS (sizeof(relaxations) / sizeof(relaxations[0]))

@@ -253,7 +253,8 @@ struct x86_exception {
 };
 
 enum x86_exit_kind { X86_EXIT_PORT, X86_EXIT_MEMORY, X86_EXIT_CPUID, X86_EXIT_MSR, X86_EXIT_RDTSC, X86_EXIT_HYPERCALL,
-                     X86_EXIT_EXCEPTION, X86_EXIT_APIC_EOI, X86_EXIT_PLATFORM };
+                     X86_EXIT_EXCEPTION, X86_EXIT_APIC_EOI, X86_EXIT_APIC_WRITE, X86_EXIT_APIC_SMI, X86_EXIT_APIC_INIT_SIPI,
+                     X86_EXIT_PLATFORM };
 
 struct x86_exit {
     enum x86_exit_kind kind;
@@ -264,6 +265,7 @@ struct x86_exit {
         struct { uint32_t msr; bool write; } msr;
         struct { bool rdtscp; } tsc;
         struct { uint32_t vector; } eoi;
+        struct { uint64_t value; uint16_t offset; } apic;   // a write of the register at `offset`; of the ICR otherwise
     };
 };
 

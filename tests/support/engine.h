@@ -117,12 +117,22 @@ static inline void engine_refuses(WHV_PARTITION_PROPERTY_CODE code, UINT64 value
 // Names of the exits that an engine may lack, as the relaxations of docs/engines.md have them.
 static inline const char *engine_exit_name(WHV_EXTENDED_VM_EXITS exits)
 {
-    return exits.X64CpuidExit     ? "CPUID exits"
-           : exits.X64RdtscExit   ? "RDTSC exits"
-           : exits.HypercallExit  ? "hypercall exits"
-           : exits.X64MsrExit     ? "MSR exits"
-           : exits.ExceptionExit  ? "exception exits"
-                                  : "these exits";
+    return exits.X64CpuidExit              ? "CPUID exits"
+           : exits.X64RdtscExit              ? "RDTSC exits"
+           : exits.HypercallExit             ? "hypercall exits"
+           : exits.X64MsrExit                ? "MSR exits"
+           : exits.ExceptionExit             ? "exception exits"
+           : exits.X64ApicSmiExitTrap        ? "SMI exits"
+           : exits.X64ApicInitSipiExitTrap   ? "INIT and start-up exits"
+           : exits.X64ApicWriteLint0ExitTrap ? "exits for writes of LINT0"
+           : exits.X64ApicWriteLint1ExitTrap ? "exits for writes of LINT1"
+           : exits.X64ApicWriteSvrExitTrap   ? "exits for writes of SVR"
+           : exits.X64ApicWriteLdrExitTrap   ? "exits for writes of LDR"
+           : exits.X64ApicWriteDfrExitTrap   ? "exits for writes of DFR"
+           : exits.UnknownSynicConnection    ? "exits for unknown SynIC connections"
+           : exits.RetargetUnknownVpciDevice ? "exits for unknown VPCI devices"
+           : exits.GpaAccessFaultExit        ? "exits for access faults"
+           :                                   "these exits";
 }
 
 // False when the engine lacks one of the exits: the refusal is verified and told then.

@@ -174,6 +174,9 @@ __attribute__((hot)) void exit_from_cpu(struct processor *p, WHV_RUN_VP_EXIT_CON
         [X86_EXIT_HYPERCALL] = WHvRunVpExitReasonHypercall,
         [X86_EXIT_EXCEPTION] = WHvRunVpExitReasonException,
         [X86_EXIT_APIC_EOI] = WHvRunVpExitReasonX64ApicEoi,
+        [X86_EXIT_APIC_WRITE] = WHvRunVpExitReasonX64ApicWriteTrap,
+        [X86_EXIT_APIC_SMI] = WHvRunVpExitReasonX64ApicSmiTrap,
+        [X86_EXIT_APIC_INIT_SIPI] = WHvRunVpExitReasonX64ApicInitSipiTrap,
     };
     common_part(p, exit, reasons[p->cpu.exit.kind], cr8);
     x86_count_add(&p->exits.of_cpu[p->cpu.exit.kind].count, 1);
@@ -198,6 +201,12 @@ __attribute__((hot)) void exit_from_cpu(struct processor *p, WHV_RUN_VP_EXIT_CON
     case X86_EXIT_APIC_EOI:
         exit->ApicEoi.InterruptVector = p->cpu.exit.eoi.vector;
         break;
+    case X86_EXIT_APIC_WRITE:       // WHV_X64_APIC_WRITE_TYPE is the register's offset
+        exit->ApicWrite.Type = (WHV_X64_APIC_WRITE_TYPE)p->cpu.exit.apic.offset;
+        exit->ApicWrite.WriteValue = p->cpu.exit.apic.value;
+        break;
+    case X86_EXIT_APIC_SMI: exit->ApicSmi.ApicIcr = p->cpu.exit.apic.value; break;
+    case X86_EXIT_APIC_INIT_SIPI: exit->ApicInitSipi.ApicIcr = p->cpu.exit.apic.value; break;
     case X86_EXIT_PLATFORM:
         break;
     }

@@ -75,6 +75,7 @@ enum lapic_result {
 
 // What a write asks of the caller.
 struct lapic_effects {
+    uint16_t written;               // offset of the register that has taken the write; 0: none
     bool eoi;                       // a level-triggered interrupt has ended: eoi_vector
     uint8_t eoi_vector;
     bool ipi;                       // lapic_route `message`, this lapic among the others

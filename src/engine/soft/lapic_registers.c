@@ -274,6 +274,7 @@ static void write_icr(struct lapic *l, uint32_t low, struct lapic_effects *effec
 static void write_register(struct lapic *l, unsigned index, uint32_t value, struct lapic_time now,
                            struct lapic_effects *effects)
 {
+    effects->written = (uint16_t)(index << 4);
     switch (index) {
     case INDEX(LAPIC_EOI):
         lapic_end_of_interrupt(l, effects);

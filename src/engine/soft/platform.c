@@ -53,16 +53,18 @@ static void remote_read(struct vcpu *v, const struct lapic_message *message)
     pthread_rwlock_unlock(&soft->vcpus_lock);
 }
 
-void vcpu_apic_effects(struct vcpu *v, const struct lapic_effects *effects)
+void vcpu_apic_effects(struct vcpu *v, const struct lapic_effects *effects, uint64_t value)
 {
     if (effects->ipi)
         x86_count_add(&v->apic_counts.ipi, 1);
     if (effects->self_ipi)
         x86_count_add(&v->apic_counts.self_ipi, 1);
-    if (effects->ipi)
+    if (effects->ipi && !vcpu_trap_message(v, &effects->message))
         soft_route(v->soft, &effects->message, v->p.vp->index);
     if (effects->remote_read)
         remote_read(v, &effects->message);
+    if (effects->written)
+        vcpu_trap_write(v, effects->written, value);
     if (effects->eoi) {
         v->eoi_exit = true;
         v->eoi_vector = effects->eoi_vector;
@@ -113,7 +115,7 @@ static enum x86_answer bus_device_write(struct x86_cpu *cpu, uint64_t gpa, unsig
     struct lapic_effects effects = { 0 };
     count_register(v, offset, true);
     lapic_mmio_write(&v->lapic, offset, (uint32_t)value, vcpu_time(v), &effects);
-    vcpu_apic_effects(v, &effects);
+    vcpu_apic_effects(v, &effects, (uint32_t)value);
     return X86_DONE;
 }
 
@@ -311,7 +313,7 @@ static enum x86_answer bus_write_msr(struct x86_cpu *cpu, uint32_t msr, uint64_t
         if (lapic_msr_write(&v->lapic, msr, value, vcpu_time(v), &effects) != LAPIC_OK)
             return X86_FAULT_GP;
         count_x2apic(v, msr, true);
-        vcpu_apic_effects(v, &effects);
+        vcpu_apic_effects(v, &effects, value);
         return X86_DONE;
     }
     switch (msr) {

@@ -183,6 +183,9 @@ void runtime_resume(struct vcpu *v)
 // virtualisation, and the interpreter runs every instruction in the same way.
 static const struct counter_row rows[] = {
     COUNTER_TIMED(OtherIntercepts, struct vcpu, p.exits.of_cpu[X86_EXIT_RDTSC]),
+    COUNTER_TIMED(OtherIntercepts, struct vcpu, p.exits.of_cpu[X86_EXIT_APIC_WRITE]),
+    COUNTER_TIMED(OtherIntercepts, struct vcpu, p.exits.of_cpu[X86_EXIT_APIC_SMI]),
+    COUNTER_TIMED(OtherIntercepts, struct vcpu, p.exits.of_cpu[X86_EXIT_APIC_INIT_SIPI]),
     COUNTER_TIMED(Hypercalls, struct vcpu, p.exits.of_cpu[X86_EXIT_HYPERCALL]),
     COUNTER(intercepts, PendingInterrupts.Count, struct vcpu, p.cpu.counts.interrupts),
     COUNTER(apic, MmioAccessCount, struct vcpu, apic_counts.mmio),

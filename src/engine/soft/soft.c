@@ -31,6 +31,13 @@ static void make_offer(void)
     offer.extended_vm_exits.ExceptionExit = 1;
     offer.extended_vm_exits.X64RdtscExit = 1;
     offer.extended_vm_exits.HypercallExit = 1;
+    offer.extended_vm_exits.X64ApicSmiExitTrap = 1;
+    offer.extended_vm_exits.X64ApicInitSipiExitTrap = 1;
+    offer.extended_vm_exits.X64ApicWriteLint0ExitTrap = 1;
+    offer.extended_vm_exits.X64ApicWriteLint1ExitTrap = 1;
+    offer.extended_vm_exits.X64ApicWriteSvrExitTrap = 1;
+    offer.extended_vm_exits.X64ApicWriteLdrExitTrap = 1;
+    offer.extended_vm_exits.X64ApicWriteDfrExitTrap = 1;
     offer.extended_vm_exits.UnknownSynicConnection = 1;
     offer.extended_vm_exits.RetargetUnknownVpciDevice = 1;
     // Every exception that WHV_EXCEPTION_TYPE names; NMI is none, and the reserved vectors have no name.

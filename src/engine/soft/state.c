@@ -4,7 +4,7 @@
 #include "engine/soft/vcpu.h"
 
 #define TAG 0x74666f73u                 // "soft"
-#define VERSION 1u
+#define VERSION 2u
 
 // ---- XSAVE -------------------------------------------------------------------------------------------------------
 
@@ -67,6 +67,20 @@ static void put_latches(struct byte_writer *w, const struct lapic *l)
     bytes_put(w, 1, latches.errors);
 }
 
+static void put_traps(struct byte_writer *w, const struct vcpu_traps *traps)
+{
+    bytes_put(w, 1, traps->pending);
+    for (unsigned n = 0; n < VCPU_TRAPS; n++)
+        bytes_put(w, 8, traps->pending >> n & 1 ? traps->value[n] : 0);
+}
+
+static void get_traps(struct byte_reader *r, struct vcpu_traps *traps)
+{
+    traps->pending = (uint8_t)bytes_get_up_to(r, 1, (1u << VCPU_TRAPS) - 1);
+    for (unsigned n = 0; n < VCPU_TRAPS; n++)
+        traps->value[n] = bytes_get(r, 8);
+}
+
 HRESULT vcpu_get_private_state(struct vp *vp, uint8_t *buffer, size_t *size)
 {
     struct vcpu *v = vp->engine_data;
@@ -79,6 +93,7 @@ HRESULT vcpu_get_private_state(struct vp *vp, uint8_t *buffer, size_t *size)
     put_latches(&w, &v->lapic);
     bytes_put(&w, 1, v->eoi_exit);
     bytes_put(&w, 1, v->eoi_vector);
+    put_traps(&w, &v->traps);
     bytes_put(&w, 1, atomic_load(&v->attention) & VCPU_CANCEL ? 1 : 0);
     vcpu_resume(v);
     *size = w.used;
@@ -108,9 +123,12 @@ HRESULT vcpu_set_private_state(struct vp *vp, const uint8_t *buffer, size_t size
     latches.errors = (uint8_t)bytes_get(&r, 1);
     bool eoi_exit = bytes_get_up_to(&r, 1, 1);
     uint8_t eoi_vector = (uint8_t)bytes_get(&r, 1);
+    struct vcpu_traps traps;
+    get_traps(&r, &traps);
     bool cancel = bytes_get_up_to(&r, 1, 1);
     // Messages and EOIs are an APIC's.
-    bool apic = latches.nmi || latches.init || latches.sipi || latches.errors || eoi_exit;
+    bool apic = latches.nmi || latches.init || latches.sipi || latches.errors || eoi_exit
+             || traps.pending;
     if (r.failed || r.used != size || (apic && !v->soft->apic))
         return E_INVALIDARG;
     vcpu_stop(v);
@@ -127,6 +145,7 @@ HRESULT vcpu_set_private_state(struct vp *vp, const uint8_t *buffer, size_t size
     lapic_set_latches(&v->lapic, &latches);
     v->eoi_exit = eoi_exit;
     v->eoi_vector = eoi_vector;
+    v->traps = traps;
     // A cancel that has come in meanwhile is not lost by one that was not there.
     if (cancel || atomic_load(&v->running))
         vcpu_kick(v, VCPU_INTERRUPT | (cancel ? VCPU_CANCEL : 0));

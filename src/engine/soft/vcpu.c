@@ -54,6 +54,7 @@ void vcpu_resume(struct vcpu *v)
 static void start_over(struct vcpu *v)
 {
     v->halted = v->wait_for_sipi = v->eoi_exit = false;
+    v->traps.pending = 0;
     processor_start_over(&v->p);
 }
 
@@ -189,6 +190,8 @@ static enum step events(struct vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
         cpu->exit.eoi.vector = v->eoi_vector;
         return exit_of_cpu(v, exit);
     }
+    if (vcpu_trap_take(v, &cpu->exit))
+        return exit_of_cpu(v, exit);
     bool quiet = !v->soft->apic || lapic_quiet(&v->lapic);
     if (!quiet) {
         take_init_and_sipi(v);

@@ -53,6 +53,14 @@ struct soft_partition {
 // (CR8 is one); messages that it sends, to others and to itself alone.
 struct vcpu_apic_counts { x86_count mmio, eoi, tpr, ipi, self_ipi; };
 
+// Writes to the local APIC that are to be told, in the order in which they are where an instruction has made several.
+enum vcpu_trap { VCPU_TRAP_LDR, VCPU_TRAP_DFR, VCPU_TRAP_SVR, VCPU_TRAP_LINT0, VCPU_TRAP_LINT1, VCPU_TRAP_SMI,
+                 VCPU_TRAP_INIT_SIPI, VCPU_TRAPS };
+struct vcpu_traps {
+    uint8_t pending;                    // a bit for each enum vcpu_trap
+    uint64_t value[VCPU_TRAPS];         // as written; of a message the ICR
+};
+
 struct vcpu {
     struct processor p;                 // the first member: what is given a processor may have to find the vcpu
     struct soft_partition *soft;
@@ -71,6 +79,7 @@ struct vcpu {
     bool wait_for_sipi;
     bool eoi_exit;                      // an EOI has to be told
     uint8_t eoi_vector;
+    struct vcpu_traps traps;
     uint64_t tsc_offset;                // added to the partition's TSC
     uint64_t tsc_adjust;
 };
@@ -90,12 +99,21 @@ void vcpu_kick(struct vcpu *v, uint32_t why);
 
 // platform.c: what is behind the processor.
 extern const struct x86_bus vcpu_bus;
-void vcpu_apic_effects(struct vcpu *v, const struct lapic_effects *effects);
+// What a write of `value` to the local APIC has asked for.
+void vcpu_apic_effects(struct vcpu *v, const struct lapic_effects *effects, uint64_t value);
 void soft_route(struct soft_partition *soft, const struct lapic_message *message, uint32_t sender);
 uint64_t vcpu_guest_tsc(const struct vcpu *v);
 struct lapic_time vcpu_time(const struct vcpu *v);
 uint64_t vcpu_ns_until(const struct vcpu *v, uint64_t deadline_ns);
 void vcpu_set_tsc(struct vcpu *v, uint64_t tsc);
+
+// traps.c
+// The register at `offset` has taken `value`: an exit behind the instruction, if the partition asks for it.
+void vcpu_trap_write(struct vcpu *v, uint16_t offset, uint64_t value);
+// The same for a message that the ICR was just written for; true: it is the client's to deliver.
+bool vcpu_trap_message(struct vcpu *v, const struct lapic_message *message);
+// The next exit that is due; false: there is none.
+bool vcpu_trap_take(struct vcpu *v, struct x86_exit *exit);
 
 // registers.c
 CHECKED HRESULT vcpu_get_registers(struct vp *vp, const WHV_REGISTER_NAME *names, UINT32 count, WHV_REGISTER_VALUE *values);
