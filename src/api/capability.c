@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "api/call.h"
+#include "partition/placement.h"
 
 // One row: where the answer stands in struct engine_capabilities. What no engine has yet is answered with
 // zeros, which for every one of these codes means "no".
@@ -27,7 +28,7 @@ static const struct capability table[] = {
     ROW(ExceptionExitBitmap, exception_exit_bitmap),
     ROW(X64MsrExitBitmap, msr_exit_bitmap),
     NONE(GpaRangePopulateFlags, GpaRangePopulateFlags),
-    NONE(SchedulerFeatures, SchedulerFeatures),
+    NONE(SchedulerFeatures, SchedulerFeatures),     // the host's
     ROW(ProcessorVendor, vendor),
     ROW(ProcessorFeatures, processor_features.Bank0),
     ROW(ProcessorClFlushSize, clflush_units),
@@ -87,6 +88,8 @@ HRESULT WINAPI WHvGetCapability(WHV_CAPABILITY_CODE CapabilityCode, VOID *Capabi
     else if (capability->offset != NOWHERE)
         memcpy(&answer, (const char *)&capabilities + capability->offset, capability->size);
 
+    if (CapabilityCode == WHvCapabilityCodeSchedulerFeatures)
+        answer.SchedulerFeatures.DisableSmt = placement_offers_no_smt();
     // The structures of feature banks say how many banks there are, also when all are empty.
     if (CapabilityCode == WHvCapabilityCodeProcessorFeaturesBanks)
         answer.ProcessorFeaturesBanks.BanksCount = WHV_PROCESSOR_FEATURES_BANKS_COUNT;

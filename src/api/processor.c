@@ -2,15 +2,18 @@
 #include <string.h>
 
 #include "api/call.h"
+#include "partition/placement.h"
 #include "partition/policy.h"
 
-// NUMA nodes are not exposed: there is node 0.
-static bool properties_valid(const WHV_VIRTUAL_PROCESSOR_PROPERTY *properties, UINT32 count)
+// The last value of a property counts. `*node` stays what it is without one.
+static bool take_properties(const WHV_VIRTUAL_PROCESSOR_PROPERTY *properties, UINT32 count, int *node)
 {
-    for (UINT32 i = 0; i < count; i++)
+    for (UINT32 i = 0; i < count; i++) {
         if (properties[i].PropertyCode != WHvVirtualProcessorPropertyCodeNumaNode ||
-            properties[i].NumaNode != 0)
+            !placement_node_exists(properties[i].NumaNode))
             return false;
+        *node = properties[i].NumaNode;
+    }
     return true;
 }
 
@@ -19,11 +22,12 @@ HRESULT WINAPI WHvCreateVirtualProcessor2(WHV_PARTITION_HANDLE Partition, UINT32
                                           UINT32 PropertyCount)
 {
     struct api_call call;
+    int node = NO_NODE;
     HRESULT hr;
 
     if (!Properties && PropertyCount != 0)
         return E_POINTER;
-    if (!properties_valid(Properties, PropertyCount))
+    if (!take_properties(Properties, PropertyCount, &node))
         return E_INVALIDARG;
     hr = api_enter(&call, Partition, IN_SET_UP);
     if (FAILED(hr))
@@ -31,7 +35,7 @@ HRESULT WINAPI WHvCreateVirtualProcessor2(WHV_PARTITION_HANDLE Partition, UINT32
     if (VpIndex >= call.partition->properties.processor_count)
         hr = E_INVALIDARG;
     else
-        hr = partition_vp_create_locked(call.partition, VpIndex);
+        hr = partition_vp_create_locked(call.partition, VpIndex, node);
     api_leave(&call);
     return hr;
 }
@@ -100,7 +104,7 @@ __attribute__((hot, flatten)) HRESULT WINAPI WHvRunVirtualProcessor(WHV_PARTITIO
     if (SUCCEEDED(hr)) {
         hr = resume_time(call.partition);
         if (SUCCEEDED(hr))
-            hr = call.partition->policy ? policy_run(vp, exit) : call.partition->engine->vp_run(vp, exit);
+            hr = policy_applies(vp) ? policy_run(vp, exit) : call.partition->engine->vp_run(vp, exit);
         partition_vp_release(vp);
         if (SUCCEEDED(hr))
             write_exit(exit, ExitContext, ExitContextSizeInBytes);

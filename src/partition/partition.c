@@ -75,6 +75,7 @@ void partition_tear_down_locked(struct partition *p)
             continue;
         p->vps[i]->references = 0;
         p->engine->vp_destroy(p->vps[i]);
+        placement_vp_destroy_locked(p->vps[i]);
         p->vps[i] = NULL;
     }
     policy_tear_down_locked(p);
@@ -347,6 +348,7 @@ CHECKED static HRESULT follow_map_locked(struct partition *p, gpa_t gpa, uint64_
     handover_forget(p);
 
     if (SUCCEEDED(hr)) {
+        placement_replaced_locked(p, gpa, size, undo->old, undo->old_count);
         gpa_map_keep(undo);
         return hr;
     }
@@ -390,9 +392,16 @@ CHECKED static HRESULT drain_locked(struct partition *p, gpa_t gpa, gpa_t end)
 CHECKED static HRESULT change_map_locked(struct partition *p, const struct gpa_range *range)
 {
     struct gpa_map_undo undo;
-    HRESULT hr = gpa_map_insert(&p->map, range, &undo);
+    HRESULT hr = placement_map_locked(p, range);
 
-    return SUCCEEDED(hr) ? follow_map_locked(p, range->gpa, range->size, &undo) : hr;
+    if (FAILED(hr))
+        return hr;
+    hr = gpa_map_insert(&p->map, range, &undo);
+    if (SUCCEEDED(hr))
+        hr = follow_map_locked(p, range->gpa, range->size, &undo);
+    if (FAILED(hr))
+        placement_unmapped_locked(p, range->host, range->size);
+    return hr;
 }
 
 HRESULT partition_map_locked(struct partition *p, const struct gpa_range *range)

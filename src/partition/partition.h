@@ -22,6 +22,7 @@
 #include "partition/dirty.h"
 #include "partition/engine_choice.h"
 #include "partition/gpa_map.h"
+#include "partition/placement.h"
 #include "partition/property.h"
 
 #define PARTITION_MAX_PROCESSORS 64
@@ -45,6 +46,7 @@ struct vp {
     uint32_t index;
     atomic_int references;
     void *engine_data;
+    struct thread_wish *place;          // placement.c's, from creation to deletion; NULL: it asks for nothing
 };
 
 struct partition {
@@ -66,6 +68,7 @@ struct partition {
     struct migration *migration;            // under lock; migration.c's own, in the states of migration
     struct guest_memory *memory;            // that came with the partition (handover.c)
     bool policy;                            // fixed at set-up: its runs are policy_run's
+    struct placement placement;             // fixed at set-up
     bool show_downtime;                     // under lock: a migration's length is to be seen by the guest
     struct vp *vps[PARTITION_MAX_PROCESSORS];               // under lock; NULL where no processor exists
     _Atomic(struct vp *) vp_memory[PARTITION_MAX_PROCESSORS];   // of every processor that was ever created
@@ -144,8 +147,9 @@ void partition_stop(struct partition *p);
 // Release everything. No other thread uses the partition.
 void partition_free(struct partition *p);
 
-// Create a processor. WHV_E_VP_ALREADY_EXISTS, E_OUTOFMEMORY, or the engine's error.
-CHECKED HRESULT partition_vp_create_locked(struct partition *p, UINT32 index);
+// Create a processor, on a NUMA node of its own, or with NO_NODE on the partition's. WHV_E_VP_ALREADY_EXISTS,
+// E_OUTOFMEMORY, E_INVALIDARG when there is no such node, or the engine's error.
+CHECKED HRESULT partition_vp_create_locked(struct partition *p, UINT32 index, int node);
 // Delete a processor; stops it and waits (with the lock released) until no call uses it.
 // WHV_E_VP_DOES_NOT_EXIST.
 CHECKED HRESULT partition_vp_delete_locked(struct partition *p, UINT32 index);

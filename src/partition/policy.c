@@ -1,6 +1,8 @@
 // A run under what the partition asks of the host.
 #include "partition/policy.h"
 
+#include "partition/placement.h"
+
 HRESULT policy_set_up_locked(struct partition *p)
 {
     bool wanted = false;
@@ -31,11 +33,12 @@ HRESULT policy_run(struct vp *vp, WHV_RUN_VP_EXIT_CONTEXT *exit)
 
     if (FAILED(hr))
         return hr;
+    if (!vp->partition->policy)
+        return vp->partition->engine->vp_run(vp, exit);
     hr = schedule_enter(vp);
     if (SUCCEEDED(hr)) {
         hr = vp->partition->engine->vp_run(vp, exit);
         schedule_leave(vp);
     }
-    placement_leave(vp);
     return hr;
 }

@@ -2,28 +2,32 @@
 // how much processor time it gets (schedule.c).
 //
 // The thread that runs a processor is the caller's own. What is asked for holds from policy_run's begin to its end, and
-// is undone then; a thread that comes back to the same processor pays nothing for what still stands. Partitions that
-// ask for nothing never come here.
+// is undone then, or where placement.h says; a thread that comes back to the same processor pays nothing for what still
+// stands. Where nobody in the process asks for anything, no run comes here.
 #ifndef BULKHEAD_POLICY_H
 #define BULKHEAD_POLICY_H
 
 #include "partition/partition.h"
+#include "partition/thread_place.h"
 
 // The properties are final; `p->policy` is set when any of them asks for something. On failure nothing is held.
 CHECKED HRESULT policy_set_up_locked(struct partition *p);
 // Everything that set-up took is given back. No processor exists.
 void policy_tear_down_locked(struct partition *p);
 
-// engine->vp_run under the partition's policy. Only with `p->policy`.
+// Whether a run has to be policy_run's: this one asks for something, or its thread may still have what another asked
+// for.
+static inline bool policy_applies(const struct vp *vp)
+{
+    return vp->partition->policy || vp->place || atomic_load_explicit(&thread_place_used, memory_order_relaxed);
+}
+
+// engine->vp_run under the partition's policy.
 CHECKED HRESULT policy_run(struct vp *vp, WHV_RUN_VP_EXIT_CONTEXT *exit);
 
-// Each half; `placement_enter` comes first, and a half that fails has entered nothing. `*wanted` is set, and otherwise
-// left alone, where the partition asks for something of the kind.
-CHECKED HRESULT placement_set_up_locked(struct partition *p, bool *wanted);
-void placement_tear_down_locked(struct partition *p);
-CHECKED HRESULT placement_enter(struct vp *vp);
-void placement_leave(struct vp *vp);
-
+// Each half; placement's is in placement.h. Placement comes first, and a half that fails has entered nothing. `*wanted`
+// is set, and otherwise left alone, where the partition asks for something of the kind. The other half is only asked to
+// enter where either is wanted.
 CHECKED HRESULT schedule_set_up_locked(struct partition *p, bool *wanted);
 void schedule_tear_down_locked(struct partition *p);
 CHECKED HRESULT schedule_enter(struct vp *vp);

@@ -377,7 +377,7 @@ static HRESULT load_processor(struct partition *p, struct byte_reader *r)
     if (r->failed || index >= p->properties.processor_count)
         return E_INVALIDARG;
     if (!p->vps[index]) {
-        hr = partition_vp_create_locked(p, (UINT32)index);
+        hr = partition_vp_create_locked(p, (UINT32)index, NO_NODE);
         if (FAILED(hr))
             return hr;
     }

@@ -5,7 +5,7 @@
 
 #include "partition/partition.h"
 
-HRESULT partition_vp_create_locked(struct partition *p, UINT32 index)
+HRESULT partition_vp_create_locked(struct partition *p, UINT32 index, int node)
 {
     struct vp *vp = p->vp_memory[index];
     HRESULT hr;
@@ -21,9 +21,14 @@ HRESULT partition_vp_create_locked(struct partition *p, UINT32 index)
         p->vp_memory[index] = vp;
     }
     vp->engine_data = NULL;
-    hr = p->engine->vp_create(vp);
+    hr = placement_vp_create_locked(vp, node);
     if (FAILED(hr))
         return hr;
+    hr = p->engine->vp_create(vp);
+    if (FAILED(hr)) {
+        placement_vp_destroy_locked(vp);
+        return hr;
+    }
     p->vps[index] = vp;
     vp->references = VP_LIVE;
     return S_OK;
@@ -40,6 +45,7 @@ HRESULT partition_vp_delete_locked(struct partition *p, UINT32 index)
     while (vp->references != 0)
         pthread_cond_wait(&p->vp_unused, &p->lock);
     p->engine->vp_destroy(vp);
+    placement_vp_destroy_locked(vp);
     vp->engine_data = NULL;
     p->vps[index] = NULL;
     return S_OK;

@@ -318,7 +318,7 @@ static void test_processor_calls(void **state)
     assert_ok(WHvCreateVirtualProcessor(p, 0, 0));
     assert_hr(WHvCreateVirtualProcessor(p, 0, 0), WHV_E_VP_ALREADY_EXISTS);
     assert_ok(WHvCreateVirtualProcessor2(p, 1, &node, 1));
-    node.NumaNode = 1;
+    node.NumaNode = UINT16_MAX;
     assert_hr(WHvCreateVirtualProcessor2(p, 2, &node, 1), E_INVALIDARG);
     node.PropertyCode = 9;
     assert_hr(WHvCreateVirtualProcessor2(p, 2, &node, 1), E_INVALIDARG);
