@@ -13,6 +13,9 @@
 
 #define NO_PORT UINT64_C(0xffffffff)
 
+/* Of the configuration's record. Version 1 had no properties. */
+#define CONF_VERSION 2
+
 /* What has to be known to build the machine. Modes and sizes that make no sense are refused by those who take them. */
 struct image_conf {
     uint64_t memory, rom, cpus, debug_exit, debug_console, apic_mode;
@@ -80,6 +83,11 @@ static bool image_write_record(struct stream *stream, const char *tag, const str
     return image_write_state(stream, tag, &to, err);
 }
 
+static bool image_is_read(const struct stream *stream, const struct state_reader *from, struct error *err)
+{
+    return from->at == from->size || stream_refuse(stream, err, "it is longer than what it holds");
+}
+
 static bool image_read_record(struct stream *stream, const char *tag, const struct state_field *fields, size_t count,
                               void *object, struct error *err)
 {
@@ -88,8 +96,7 @@ static bool image_read_record(struct stream *stream, const char *tag, const stru
     state_reader_init(&from, stream_body(stream), stream->length, err);
     state_enter(&from, tag, 1);
     state_get_fields(&from, fields, count, object);
-    return state_leave(&from) &&
-           (from.at == from.size || stream_refuse(stream, err, "it is longer than what it holds"));
+    return state_leave(&from) && image_is_read(stream, &from, err);
 }
 
 /* Memory. */
@@ -223,6 +230,35 @@ static bool image_read_piece(struct stream *from, const struct memory *memory, s
 
 /* Configuration. */
 
+static bool image_write_conf(struct stream *stream, const struct image_conf *conf, const struct properties *properties,
+                             struct error *err)
+{
+    struct state_writer to;
+
+    state_writer_init(&to);
+    state_begin(&to, "CONF", CONF_VERSION);
+    state_put_fields(&to, image_conf_fields, STATE_COUNT(image_conf_fields), conf);
+    properties_save(properties, &to);
+    state_end(&to);
+    return image_write_state(stream, "CONF", &to, err);
+}
+
+static bool image_read_conf(struct stream *stream, struct image_conf *conf, struct properties *properties,
+                            struct error *err)
+{
+    struct state_reader from;
+    uint32_t version;
+
+    state_reader_init(&from, stream_body(stream), stream->length, err);
+    version = state_enter(&from, "CONF", CONF_VERSION);
+    state_get_fields(&from, image_conf_fields, STATE_COUNT(image_conf_fields), conf);
+    if (!from.failed) {
+        properties_put(properties, WHvPartitionPropertyCodeLocalApicEmulationMode, conf->apic_mode);
+    }
+    return (version < 2 || properties_load(properties, &from)) && state_leave(&from) &&
+           image_is_read(stream, &from, err);
+}
+
 static uint64_t image_port(int port)
 {
     return port == MACHINE_NO_PORT ? NO_PORT : (uint64_t)port;
@@ -243,8 +279,7 @@ bool image_write_head(struct stream *to, const struct machine *machine, struct e
     machine_engine(machine, engine);
     memcpy(conf.engine, engine, strnlen(engine, sizeof(conf.engine) - 1));
     return stream_write_head(to, err) &&
-           image_write_record(to, "CONF", image_conf_fields, STATE_COUNT(image_conf_fields), &conf, err) &&
-           image_write_rom(to, &machine->memory, err);
+           image_write_conf(to, &conf, &machine->config.properties, err) && image_write_rom(to, &machine->memory, err);
 }
 
 static bool image_take_port(const struct stream *from, uint64_t port, int *to, struct error *err)
@@ -259,7 +294,7 @@ bool image_read_head(struct stream *from, struct image *image, struct error *err
 
     *image = (struct image){0};
     if (!stream_read_head(from, err) || !stream_expect(from, "CONF", err) ||
-        !image_read_record(from, "CONF", image_conf_fields, STATE_COUNT(image_conf_fields), &conf, err) ||
+        !image_read_conf(from, &conf, &image->config.properties, err) ||
         !image_take_port(from, conf.debug_exit, &image->config.debug_exit, err) ||
         !image_take_port(from, conf.debug_console, &image->config.debug_console, err)) {
         return false;
@@ -279,7 +314,6 @@ bool image_read_head(struct stream *from, struct image *image, struct error *err
     }
     image->config.memory = conf.memory;
     image->config.cpus = (unsigned)conf.cpus;
-    image->config.apic_mode = (uint32_t)conf.apic_mode;
     image->rom_size = conf.rom;
     return true;
 }

@@ -321,23 +321,6 @@ bool machine_create(struct machine *machine, const struct machine_config *config
     return machine_claim_all(machine, err) && machine_claim_debug_ports(machine, err);
 }
 
-/* No engine was found for the partition: says why, in the words of the library's report. */
-static bool machine_no_engine(const struct machine *machine, const char *call, HRESULT hr, struct error *err)
-{
-    char report[2048], why[768] = "";
-    size_t used = 0;
-
-    if (FAILED(BulkheadGetEngineReport(machine->partition, report, sizeof(report), NULL))) {
-        return error_hresult(err, call, (unsigned)hr);
-    }
-    strtok(report, "\n"); /* "engine: none" */
-    for (char *line; (line = strtok(NULL, "\n")) != NULL && used < sizeof(why);) {
-        used += (size_t)snprintf(why + used, sizeof(why) - used, "; %s", line);
-    }
-    return error_set(err, EXIT_FAILED, "no engine can run this partition: %s failed with 0x%08x%s", call,
-                     (unsigned)hr, why);
-}
-
 void machine_engine(const struct machine *machine, char name[MACHINE_ENGINE_NAME])
 {
     char report[4096];
@@ -346,36 +329,6 @@ void machine_engine(const struct machine *machine, char name[MACHINE_ENGINE_NAME
     if (SUCCEEDED(BulkheadGetEngineReport(machine->partition, report, sizeof(report), NULL))) {
         sscanf(report, "engine: %31[^\n]", name); /* the first line */
     }
-}
-
-static bool machine_set_property(struct machine *machine, WHV_PARTITION_PROPERTY_CODE code, uint32_t value,
-                                 const char *what, struct error *err)
-{
-    HRESULT hr = WHvSetPartitionProperty(machine->partition, code, &value, sizeof(value));
-
-    if (hr == WHV_E_UNSUPPORTED_HYPERVISOR_CONFIG) {
-        return machine_no_engine(machine, "WHvSetPartitionProperty", hr, err);
-    }
-    return SUCCEEDED(hr) ||
-           error_set(err, EXIT_FAILED, "the engine refuses %s: WHvSetPartitionProperty failed with 0x%08x",
-                     what, (unsigned)hr);
-}
-
-static bool machine_try_apic_mode(struct machine *machine, uint32_t mode, const char *what, struct error *err)
-{
-    if (machine->config.apic_mode != 0 && machine->config.apic_mode != mode) {
-        return error_set(err, EXIT_FAILED, "the machine needs another local APIC than %s", what);
-    }
-    machine->apic_mode = mode;
-    return machine_set_property(machine, WHvPartitionPropertyCodeLocalApicEmulationMode, mode, what, err);
-}
-
-static bool machine_set_apic_mode(struct machine *machine, struct error *err)
-{
-    /* Only the name of the mode differs for a guest that uses xAPIC; an engine may have just one of them. */
-    return machine_try_apic_mode(machine, WHvX64LocalApicEmulationModeX2Apic, "a local x2APIC", err) ||
-           (machine->config.apic_mode != WHvX64LocalApicEmulationModeX2Apic &&
-            machine_try_apic_mode(machine, WHvX64LocalApicEmulationModeXApic, "a local APIC", err));
 }
 
 /* Virtual wire mode, as a firmware leaves the first processor (MP specification 1.4, 3.6.2.2). */
@@ -405,29 +358,11 @@ static bool machine_set_memory_types(struct machine *machine, struct error *err)
 
 bool machine_set_up(struct machine *machine, const struct start *start, struct error *err)
 {
-    char count[32];
-    HRESULT hr = WHvCreatePartition(&machine->partition);
+    const struct partition_config config = {machine->config.engine, machine->config.cpus, machine->config.properties};
+    HRESULT hr;
 
-    if (FAILED(hr)) {
-        return error_hresult(err, "WHvCreatePartition", (unsigned)hr);
-    }
-    if (machine->config.engine != NULL) {
-        hr = BulkheadSetEngine(machine->partition, machine->config.engine);
-        if (FAILED(hr)) {
-            return error_set(err, EXIT_FAILED, "--engine %s: this build has no such engine (BulkheadSetEngine: 0x%08x); "
-                             "'bulkhead info' lists them",
-                             machine->config.engine, (unsigned)hr);
-        }
-    }
-    snprintf(count, sizeof(count), "%u processors", machine->config.cpus);
-    if (!machine_set_property(machine, WHvPartitionPropertyCodeProcessorCount, machine->config.cpus, count,
-                              err) ||
-        !machine_set_apic_mode(machine, err)) {
+    if (!partition_set_up(&config, &machine->partition, &machine->apic_mode, err)) {
         return false;
-    }
-    hr = WHvSetupPartition(machine->partition);
-    if (FAILED(hr)) {
-        return machine_no_engine(machine, "WHvSetupPartition", hr, err);
     }
     if ((machine->config.track && !memory_track(&machine->memory, err)) ||
         !memory_map(&machine->memory, machine->partition, err)) {

@@ -19,6 +19,7 @@
 #include "devices/uart.h"
 #include "error.h"
 #include "memory.h"
+#include "partition.h"
 #include "start.h"
 #include "state.h"
 #include "terminal.h"
@@ -43,8 +44,8 @@ struct machine_config {
     int debug_exit; /* a port, or MACHINE_NO_PORT */
     int debug_console;
     int in, out; /* the console's descriptors */
-    uint32_t apic_mode; /* WHV_X64_LOCAL_APIC_EMULATION_MODE; 0 for the best that the engine has */
-    bool track;         /* it has to be known which pages of memory are written */
+    bool track; /* it has to be known which pages of memory are written */
+    struct properties properties;
 };
 
 enum machine_end_kind {

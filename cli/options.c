@@ -36,7 +36,8 @@ enum {
     OPT_DOWNTIME,
     OPT_ROUNDS,
     OPT_RESUME,
-    OPT_HELP
+    OPT_HELP,
+    OPT_PROPERTY /* the first row of the table of properties, and more */
 };
 
 /* The verbs, as bits. */
@@ -99,6 +100,10 @@ const char *options_verb_name(enum options_verb verb)
     return verb_rows[verb].name;
 }
 
+#define HELP_TERMINAL                                                                                                  \
+    "\n"                                                                                                               \
+    "The guest's serial line is the terminal. Ctrl-A x ends the run, Ctrl-A Ctrl-A sends Ctrl-A.\n"
+
 static void options_print_run_help(void)
 {
     printf(
@@ -121,7 +126,12 @@ static void options_print_run_help(void)
         "  --memory SIZE          with suffix K, M, G or T; a bare number counts MiB (default 512M)\n"
         "  --engine NAME          auto, kvm or soft (default: the environment's BULKHEAD_ENGINE, or auto)\n"
         "  --debug-exit PORT      a write of v to this port ends the run with exit code v * 2 + 1, of 8 bits\n"
-        "  --debug-console PORT   bytes written to this port are printed; it reads 0xe9\n"
+        "  --debug-console PORT   bytes written to this port are printed; it reads 0xe9\n",
+        MACHINE_MAX_CPUS);
+    properties_print_help(false);
+    printf("\nWhat the host gives it:\n");
+    properties_print_help(true);
+    printf(
         "\n"
         "The run:\n"
         "  --control PATH         listens on a Unix socket there for 'bulkhead save' and 'bulkhead migrate'\n"
@@ -129,9 +139,8 @@ static void options_print_run_help(void)
         "  --json TO              writes the summary as JSON to a file, to fd:N, or to - (standard output)\n"
         "  --quiet                no summary on standard error\n"
         "  --help                 this text\n"
-        "\n"
-        "The guest's serial line is the terminal. Ctrl-A x ends the run, Ctrl-A Ctrl-A sends Ctrl-A.\n",
-        MACHINE_MAX_CPUS, EXIT_TIMED_OUT);
+        HELP_TERMINAL,
+        EXIT_TIMED_OUT);
 }
 
 #define HELP_RUNNING                                                                                                   \
@@ -140,9 +149,7 @@ static void options_print_run_help(void)
     "  --timeout SECONDS      ends the run after this time, with exit code 124\n"                                      \
     "  --json TO              writes the summary as JSON to a file, to fd:N, or to - (standard output)\n"              \
     "  --quiet                no summary on standard error\n"                                                          \
-    "  --help                 this text\n"                                                                             \
-    "\n"                                                                                                               \
-    "The guest's serial line is the terminal. Ctrl-A x ends the run, Ctrl-A Ctrl-A sends Ctrl-A.\n"
+    "  --help                 this text\n"
 
 #define HELP_ASKING                                                                                                    \
     "  --json TO              writes a summary as JSON to a file, to fd:N, or to - (standard output)\n"                \
@@ -185,8 +192,13 @@ void options_print_help(enum options_verb verb)
 
     if (verb == OPTIONS_RUN) {
         options_print_run_help();
-    } else {
-        fputs(texts[verb], stdout);
+        return;
+    }
+    fputs(texts[verb], stdout);
+    if ((RUNNING >> verb & 1) != 0) {
+        printf("\nWhat the host gives it, instead of what the machine had:\n");
+        properties_print_help(true);
+        printf(HELP_TERMINAL);
     }
 }
 
@@ -364,7 +376,9 @@ static bool options_set(struct options *options, int option, const char *value, 
         options->help = true;
         return true;
     default:
-        return options_set_machine(options, option, value, err);
+        return option >= OPT_PROPERTY
+                   ? properties_parse(&options->machine.properties, (unsigned)(option - OPT_PROPERTY), value, err)
+                   : options_set_machine(options, option, value, err);
     }
 }
 
@@ -410,18 +424,57 @@ static bool options_check(const struct options *options, struct error *err)
     return true;
 }
 
-static bool options_read(int argc, char **argv, struct options *options, struct error *err)
+/* The options that VERB has, from both tables; the one behind them is zero. */
+static void options_list(enum options_verb verb, struct option list[OPTION_ROWS + PROPERTIES_MAX + 1])
 {
-    struct option long_options[OPTION_ROWS + 1] = {0};
+    const struct property_row *row;
     size_t count = 0;
-    int option;
 
     for (size_t i = 0; i < OPTION_ROWS; i++) {
-        if ((option_rows[i].verbs >> options->verb & 1) != 0) {
-            long_options[count++] =
-                (struct option){option_rows[i].name, option_rows[i].has_value, NULL, option_rows[i].option};
+        if ((option_rows[i].verbs >> verb & 1) != 0) {
+            list[count++] = (struct option){option_rows[i].name, option_rows[i].has_value, NULL, option_rows[i].option};
         }
     }
+    for (unsigned i = 0; (row = property_row(i)) != NULL; i++) {
+        unsigned verbs = row->host ? RUNNING : RUN;
+
+        if ((verbs >> verb & 1) != 0) {
+            list[count++] = (struct option){row->option, row->kind == PROPERTY_FLAG ? no_argument : required_argument,
+                                            NULL, OPT_PROPERTY + (int)i};
+        }
+    }
+}
+
+/* What is wrong with the option ARGUMENT. It may be the beginning of several. */
+static bool options_unknown(const struct option *list, const char *argument, struct error *err)
+{
+    char names[256] = "";
+    size_t used = 0;
+    unsigned count = 0;
+
+    if (strncmp(argument, "--", 2) != 0) {
+        return error_set(err, EXIT_USAGE, "unknown option '%s'", argument);
+    }
+    for (; list->name != NULL; list++) {
+        size_t length = strlen(list->name);
+
+        if (strncmp(argument + 2, list->name, length) == 0 && argument[2 + length] == '=') {
+            return error_set(err, EXIT_USAGE, "--%s takes no value", list->name);
+        }
+        if (strncmp(argument + 2, list->name, strcspn(argument + 2, "=")) == 0 && used < sizeof(names)) {
+            used += (size_t)snprintf(names + used, sizeof(names) - used, "%s--%s", count++ > 0 ? ", " : "", list->name);
+        }
+    }
+    return count > 1 ? error_set(err, EXIT_USAGE, "'%s' could be any of %s", argument, names)
+                     : error_set(err, EXIT_USAGE, "unknown option '%s'", argument);
+}
+
+static bool options_read(int argc, char **argv, struct options *options, struct error *err)
+{
+    struct option long_options[OPTION_ROWS + PROPERTIES_MAX + 1] = {0};
+    int option;
+
+    options_list(options->verb, long_options);
     optind = 0;
     opterr = 0;
     while ((option = getopt_long(argc, argv, ":", long_options, NULL)) != -1) {
@@ -429,7 +482,7 @@ static bool options_read(int argc, char **argv, struct options *options, struct 
             return error_set(err, EXIT_USAGE, "%s needs a value", argv[optind - 1]);
         }
         if (option == '?') {
-            return error_set(err, EXIT_USAGE, "unknown option '%s'", argv[optind - 1]);
+            return options_unknown(long_options, argv[optind - 1], err);
         }
         if (!options_set(options, option, optarg, err)) {
             return false;

@@ -101,6 +101,7 @@ void run_complete_config(const struct run *run, struct machine_config *config)
     config->track = run->options.machine.track;
     config->in = run->options.machine.in;
     config->out = run->options.machine.out;
+    properties_override(&config->properties, &run->options.machine.properties);
 }
 
 /* The machine is set up. */

@@ -37,6 +37,16 @@ static const char *summary_end_name(enum machine_end_kind kind)
     return "not-ended";
 }
 
+static void summary_collect_properties(struct summary *summary, WHV_PARTITION_HANDLE partition)
+{
+    for (unsigned i = 0; property_row(i) != NULL; i++) {
+        summary->property_known[i] = properties_read(partition, i, &summary->properties[i]);
+    }
+    for (unsigned i = 0; i < FEATURE_WORDS; i++) {
+        summary->features_known[i] = properties_read_features(partition, (enum feature_word)i, &summary->features[i]);
+    }
+}
+
 void summary_collect(struct summary *summary, const struct machine *machine, double seconds)
 {
     UINT32 written = 0;
@@ -55,6 +65,7 @@ void summary_collect(struct summary *summary, const struct machine *machine, dou
     summary->memory_resident = memory_resident(&machine->memory);
     summary->pages_known = SUCCEEDED(WHvGetPartitionCounters(
         machine->partition, WHvPartitionCounterSetMemory, &summary->pages, sizeof(summary->pages), &written));
+    summary_collect_properties(summary, machine->partition);
 }
 
 /* The sum over all processors; false if an engine does not count. */
@@ -168,6 +179,37 @@ static struct json_object *summary_json_memory(const struct summary *summary)
     return memory;
 }
 
+/* Numbers by the names of the properties; what could not be read is null. */
+static struct json_object *summary_json_properties(const struct summary *summary)
+{
+    struct json_object *properties = json_object_new_object();
+    const struct property_row *row;
+
+    for (unsigned i = 0; (row = property_row(i)) != NULL; i++) {
+        if (property_is_number(row)) {
+            json_object_object_add(properties, row->name,
+                                   summary_json_count(summary->property_known[i], summary->properties[i]));
+        }
+    }
+    return properties;
+}
+
+/* The names of all that the processors have, as --no-feature takes them. */
+static struct json_object *summary_json_features(const struct summary *summary)
+{
+    struct json_object *features = json_object_new_array();
+    char name[FEATURE_NAME];
+
+    for (unsigned i = 0; i < FEATURE_WORDS; i++) {
+        for (unsigned bit = 0; summary->features_known[i] && bit < 64; bit++) {
+            if ((summary->features[i] >> bit & 1) != 0 && feature_name((enum feature_word)i, bit, name)) {
+                json_object_array_add(features, json_object_new_string(name));
+            }
+        }
+    }
+    return features;
+}
+
 static struct json_object *summary_json(const struct summary *summary)
 {
     struct json_object *root = json_object_new_object();
@@ -194,6 +236,8 @@ static struct json_object *summary_json(const struct summary *summary)
     json_object_object_add(root, "exits", summary_json_exits(summary));
     json_object_object_add(root, "processors", processors);
     json_object_object_add(root, "memory", summary_json_memory(summary));
+    json_object_object_add(root, "properties", summary_json_properties(summary));
+    json_object_object_add(root, "features", summary_json_features(summary));
     return root;
 }
 

@@ -19,6 +19,9 @@ struct summary {
     uint64_t memory_size, memory_resident;
     bool pages_known; /* the partition told its counters */
     WHV_PARTITION_MEMORY_COUNTERS pages;
+    /* What the partition has, by rows of the table of properties, and its features. */
+    bool property_known[PROPERTIES_MAX], features_known[FEATURE_WORDS];
+    uint64_t properties[PROPERTIES_MAX], features[FEATURE_WORDS];
 };
 
 /* Takes the figures from a machine whose run has ended. */

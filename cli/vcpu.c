@@ -311,6 +311,21 @@ static bool vcpu_inject(struct vcpu *vcpu)
     return vcpu_set(vcpu, set_names, count, set);
 }
 
+/* Only the action "exit" of --msr-action and --unimplemented-msr-action leads here. */
+static void vcpu_msr(struct vcpu *vcpu, const WHV_X64_MSR_ACCESS_CONTEXT *access)
+{
+    char text[96];
+
+    if (access->AccessInfo.IsWrite) {
+        snprintf(text, sizeof(text), "write of 0x%" PRIx64 " to MSR 0x%" PRIx32 ", whose action is to exit,",
+                 (uint64_t)(access->Rdx << 32 | (uint32_t)access->Rax), (uint32_t)access->MsrNumber);
+    } else {
+        snprintf(text, sizeof(text), "read of MSR 0x%" PRIx32 ", whose action is to exit,",
+                 (uint32_t)access->MsrNumber);
+    }
+    vcpu_guest_fault(vcpu, text);
+}
+
 static void vcpu_handle(struct vcpu *vcpu, const WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     char text[64];
@@ -321,6 +336,9 @@ static void vcpu_handle(struct vcpu *vcpu, const WHV_RUN_VP_EXIT_CONTEXT *exit)
         break;
     case WHvRunVpExitReasonMemoryAccess:
         vcpu_memory(vcpu, exit);
+        break;
+    case WHvRunVpExitReasonX64MsrAccess:
+        vcpu_msr(vcpu, &exit->MsrAccess);
         break;
     case WHvRunVpExitReasonX64ApicEoi:
         vcpu_end_of_interrupt(vcpu, exit->ApicEoi.InterruptVector);
