@@ -1,5 +1,6 @@
 /* cmd_info.c: `bulkhead info`: the engines, and what a partition can have. */
 #include "commands.h"
+#include "partition.h"
 
 #include <bulkhead/bulkhead.h>
 #include <WinHvPlatform.h>
@@ -13,65 +14,56 @@
 
 #define HINT "try 'bulkhead info --help'"
 
-static const char *const feature_bits[] = {
-    "PartialUnmap",       "LocalApicEmulation", "Xsave",       "DirtyPageTracking",
-    "SpeculationControl", "ApicRemoteRead",     "IdleSuspend", "VirtualPciDeviceSupport",
-    "IommuSupport",       "VpHotAddRemove",     NULL};
+#define VMX(name) {WHvCapabilityCode##name, #name, 8, 0, BITS_NONE}
 
-static const char *const exit_bits[] = {"X64CpuidExit",
-                                        "X64MsrExit",
-                                        "ExceptionExit",
-                                        "X64RdtscExit",
-                                        "X64ApicSmiExitTrap",
-                                        "HypercallExit",
-                                        "X64ApicInitSipiExitTrap",
-                                        "X64ApicWriteLint0ExitTrap",
-                                        "X64ApicWriteLint1ExitTrap",
-                                        "X64ApicWriteSvrExitTrap",
-                                        "UnknownSynicConnection",
-                                        "RetargetUnknownVpciDevice",
-                                        "X64ApicWriteLdrExitTrap",
-                                        "X64ApicWriteDfrExitTrap",
-                                        "GpaAccessFaultExit",
-                                        NULL};
-
-static const char *const msr_bits[] = {"UnhandledMsrs",
-                                       "TscMsrWrite",
-                                       "TscMsrRead",
-                                       "ApicBaseMsrWrite",
-                                       "MiscEnableMsrRead",
-                                       "McUpdatePatchLevelMsrRead",
-                                       NULL};
-
-static const char *const scheduler_bits[] = {"CpuReserve", "CpuCap",     "CpuWeight",
-                                             "CpuGroupId", "DisableSmt", NULL};
-
-/* A capability is shown as a number, OFFSET bytes into what the call gives, with the names of its bits where
- * it has some. */
+/* A capability is shown as a number, OFFSET bytes into what the call gives, with the names of its bits where it has
+ * some. */
 static const struct info_capability {
     WHV_CAPABILITY_CODE code;
     const char *name;
     unsigned bytes;
     unsigned offset;
-    const char *const *bits;
+    enum feature_word bits;
 } capabilities[] = {
-    {WHvCapabilityCodeHypervisorPresent, "HypervisorPresent", 4, 0, NULL},
-    {WHvCapabilityCodeFeatures, "Features", 8, 0, feature_bits},
-    {WHvCapabilityCodeExtendedVmExits, "ExtendedVmExits", 8, 0, exit_bits},
-    {WHvCapabilityCodeExceptionExitBitmap, "ExceptionExitBitmap", 8, 0, NULL},
-    {WHvCapabilityCodeX64MsrExitBitmap, "X64MsrExitBitmap", 8, 0, msr_bits},
-    {WHvCapabilityCodeGpaRangePopulateFlags, "GpaRangePopulateFlags", 4, 0, NULL},
-    {WHvCapabilityCodeSchedulerFeatures, "SchedulerFeatures", 8, 0, scheduler_bits},
-    {WHvCapabilityCodeProcessorVendor, "ProcessorVendor", 4, 0, NULL},
-    {WHvCapabilityCodeProcessorFeatures, "ProcessorFeatures", 8, 0, NULL},
-    {WHvCapabilityCodeProcessorFeaturesBanks, "ProcessorFeaturesBank1", 8, 16, NULL},
-    {WHvCapabilityCodeProcessorClFlushSize, "ProcessorClFlushSize", 1, 0, NULL},
-    {WHvCapabilityCodeProcessorXsaveFeatures, "ProcessorXsaveFeatures", 8, 0, NULL},
-    {WHvCapabilityCodeProcessorClockFrequency, "ProcessorClockFrequency", 8, 0, NULL},
-    {WHvCapabilityCodeInterruptClockFrequency, "InterruptClockFrequency", 8, 0, NULL},
-    {WHvCapabilityCodeProcessorFrequencyCap, "ProcessorFrequencyCap", 4, 0, NULL},
-    {WHvCapabilityCodeSyntheticProcessorFeaturesBanks, "SyntheticProcessorFeaturesBank0", 8, 8, NULL},
-    {WHvCapabilityCodeProcessorPerfmonFeatures, "ProcessorPerfmonFeatures", 8, 0, NULL},
+    {WHvCapabilityCodeHypervisorPresent, "HypervisorPresent", 4, 0, BITS_NONE},
+    {WHvCapabilityCodeFeatures, "Features", 8, 0, BITS_CAPABILITIES},
+    {WHvCapabilityCodeExtendedVmExits, "ExtendedVmExits", 8, 0, BITS_EXITS},
+    {WHvCapabilityCodeExceptionExitBitmap, "ExceptionExitBitmap", 8, 0, BITS_NONE},
+    {WHvCapabilityCodeX64MsrExitBitmap, "X64MsrExitBitmap", 8, 0, BITS_MSR_EXITS},
+    {WHvCapabilityCodeGpaRangePopulateFlags, "GpaRangePopulateFlags", 4, 0, BITS_POPULATE},
+    {WHvCapabilityCodeSchedulerFeatures, "SchedulerFeatures", 8, 0, BITS_SCHEDULER},
+    {WHvCapabilityCodeProcessorVendor, "ProcessorVendor", 4, 0, BITS_NONE},
+    {WHvCapabilityCodeProcessorFeatures, "ProcessorFeatures", 8, 0, FEATURE_BANK0},
+    {WHvCapabilityCodeProcessorFeaturesBanks, "ProcessorFeaturesBank1", 8, 16, FEATURE_BANK1},
+    {WHvCapabilityCodeProcessorClFlushSize, "ProcessorClFlushSize", 1, 0, BITS_NONE},
+    {WHvCapabilityCodeProcessorXsaveFeatures, "ProcessorXsaveFeatures", 8, 0, FEATURE_XSAVE},
+    {WHvCapabilityCodeProcessorClockFrequency, "ProcessorClockFrequency", 8, 0, BITS_NONE},
+    {WHvCapabilityCodeInterruptClockFrequency, "InterruptClockFrequency", 8, 0, BITS_NONE},
+    {WHvCapabilityCodeProcessorFrequencyCap, "ProcessorFrequencyCap", 4, 0, BITS_NONE},
+    {WHvCapabilityCodeProcessorFrequencyCap, "HighestFrequencyMhz", 4, 4, BITS_NONE},
+    {WHvCapabilityCodeProcessorFrequencyCap, "NominalFrequencyMhz", 4, 8, BITS_NONE},
+    {WHvCapabilityCodeProcessorFrequencyCap, "LowestFrequencyMhz", 4, 12, BITS_NONE},
+    {WHvCapabilityCodeProcessorFrequencyCap, "FrequencyStepMhz", 4, 16, BITS_NONE},
+    {WHvCapabilityCodeSyntheticProcessorFeaturesBanks, "SyntheticProcessorFeaturesBank0", 8, 8, BITS_SYNTHETIC},
+    {WHvCapabilityCodeProcessorPerfmonFeatures, "ProcessorPerfmonFeatures", 8, 0, FEATURE_PERFMON},
+    {WHvCapabilityCodePhysicalAddressWidth, "PhysicalAddressWidth", 4, 0, BITS_NONE},
+    VMX(VmxBasic),
+    VMX(VmxPinbasedCtls),
+    VMX(VmxProcbasedCtls),
+    VMX(VmxExitCtls),
+    VMX(VmxEntryCtls),
+    VMX(VmxMisc),
+    VMX(VmxCr0Fixed0),
+    VMX(VmxCr0Fixed1),
+    VMX(VmxCr4Fixed0),
+    VMX(VmxCr4Fixed1),
+    VMX(VmxVmcsEnum),
+    VMX(VmxProcbasedCtls2),
+    VMX(VmxEptVpidCap),
+    VMX(VmxTruePinbasedCtls),
+    VMX(VmxTrueProcbasedCtls),
+    VMX(VmxTrueExitCtls),
+    VMX(VmxTrueEntryCtls),
 };
 #define CAPABILITIES (sizeof(capabilities) / sizeof(capabilities[0]))
 
@@ -110,11 +102,60 @@ static bool info_chosen(const BULKHEAD_ENGINE_INFO *engine, const char *report)
     return strncmp(report, line, strlen(line)) == 0;
 }
 
-static void info_print_bits(uint64_t value, const char *const *bits)
+/* Features by the names that options take, other bits by the header's. False if the bit has no name. */
+static bool info_bit_name(enum feature_word word, unsigned bit, char name[FEATURE_NAME])
 {
-    for (unsigned i = 0; bits != NULL && bits[i] != NULL; i++) {
-        if ((value >> i & 1) != 0) {
-            printf(" %s", bits[i]);
+    const char *field = feature_field(word, bit);
+
+    if (word < FEATURE_WORDS) {
+        return feature_name(word, bit, name);
+    }
+    snprintf(name, FEATURE_NAME, "%s", field != NULL ? field : "");
+    return field != NULL;
+}
+
+static void info_print_bits(uint64_t value, enum feature_word word)
+{
+    char name[FEATURE_NAME];
+
+    for (unsigned i = 0; i < 64; i++) {
+        if ((value >> i & 1) != 0 && info_bit_name(word, i, name)) {
+            printf(" %s", name);
+        }
+    }
+}
+
+static void info_print_capabilities(void)
+{
+    printf("\nCapabilities:\n");
+    for (size_t i = 0; i < CAPABILITIES; i++) {
+        uint64_t value;
+        HRESULT hr;
+
+        if (info_read(&capabilities[i], &value, &hr)) {
+            printf("  %-32s 0x%" PRIx64, capabilities[i].name, value);
+            info_print_bits(value, capabilities[i].bits);
+            putchar('\n');
+        } else {
+            printf("  %-32s not available (0x%08x)\n", capabilities[i].name, (unsigned)hr);
+        }
+    }
+}
+
+/* What has an option, and whether a partition with it could be set up here. */
+static void info_print_properties(void)
+{
+    const struct property_row *row;
+
+    printf("\nProperties with an option of 'bulkhead run':\n");
+    for (unsigned i = 0; (row = property_row(i)) != NULL; i++) {
+        HRESULT hr;
+
+        printf("  %-32s --%s", row->name, row->option);
+        if (partition_can_have(i, &hr)) {
+            printf(": yes\n");
+        } else {
+            printf(": no, %s is refused with 0x%08x\n", row->sample != NULL ? row->sample : "it", (unsigned)hr);
         }
     }
 }
@@ -138,19 +179,8 @@ static void info_print(void)
     for (char *line = strtok(report, "\n"); line != NULL; line = strtok(NULL, "\n")) {
         printf("  %s\n", line);
     }
-    printf("\nCapabilities:\n");
-    for (size_t i = 0; i < CAPABILITIES; i++) {
-        uint64_t value;
-        HRESULT hr;
-
-        if (info_read(&capabilities[i], &value, &hr)) {
-            printf("  %-32s 0x%" PRIx64, capabilities[i].name, value);
-            info_print_bits(value, capabilities[i].bits);
-            putchar('\n');
-        } else {
-            printf("  %-32s not available (0x%08x)\n", capabilities[i].name, (unsigned)hr);
-        }
-    }
+    info_print_capabilities();
+    info_print_properties();
 }
 
 static struct json_object *info_json_engines(const char *report)
@@ -184,17 +214,36 @@ static struct json_object *info_json_capability(const struct info_capability *ca
         return object;
     }
     json_object_object_add(object, "value", json_object_new_uint64(value));
-    if (capability->bits != NULL) {
+    if (capability->bits != BITS_NONE) {
         struct json_object *names = json_object_new_array();
+        char name[FEATURE_NAME];
 
-        for (unsigned i = 0; capability->bits[i] != NULL; i++) {
-            if ((value >> i & 1) != 0) {
-                json_object_array_add(names, json_object_new_string(capability->bits[i]));
+        for (unsigned i = 0; i < 64; i++) {
+            if ((value >> i & 1) != 0 && info_bit_name(capability->bits, i, name)) {
+                json_object_array_add(names, json_object_new_string(name));
             }
         }
         json_object_object_add(object, "names", names);
     }
     return object;
+}
+
+static struct json_object *info_json_properties(void)
+{
+    struct json_object *properties = json_object_new_object();
+    const struct property_row *row;
+
+    for (unsigned i = 0; (row = property_row(i)) != NULL; i++) {
+        struct json_object *property = json_object_new_object();
+        HRESULT hr = S_OK;
+        bool supported = partition_can_have(i, &hr);
+
+        json_object_object_add(property, "option", json_object_new_string(row->option));
+        json_object_object_add(property, "supported", json_object_new_boolean(supported));
+        json_object_object_add(property, "hresult", json_object_new_uint64((uint32_t)hr));
+        json_object_object_add(properties, row->name, property);
+    }
+    return properties;
 }
 
 static void info_print_json(void)
@@ -211,6 +260,7 @@ static void info_print_json(void)
     json_object_object_add(root, "engines", info_json_engines(report));
     json_object_object_add(root, "choice", json_object_new_string(report));
     json_object_object_add(root, "capabilities", list);
+    json_object_object_add(root, "properties", info_json_properties());
     puts(json_object_to_json_string_ext(root, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE));
     json_object_put(root);
 }
@@ -241,8 +291,9 @@ bool cmd_info(int argc, char **argv, int *code, struct error *err)
     }
     if (help) {
         printf("Usage: bulkhead info [--json]\n\n"
-               "Shows the engines with the reason why each is or is not chosen, and the capabilities that a\n"
-               "partition would have. --json prints the same as one JSON object.\n");
+               "Shows the engines with the reason why each is or is not chosen, the capabilities that a partition\n"
+               "would have, and which of the properties that 'bulkhead run' has options for can be had here.\n"
+               "--json prints the same as one JSON object.\n");
     } else if (json) {
         info_print_json();
     } else {
