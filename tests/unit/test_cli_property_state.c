@@ -238,7 +238,7 @@ static bool load(struct properties *properties, const void *data, size_t size, s
     *properties = (struct properties){0};
     state_reader_init(&from, data, size, err);
     state_enter(&from, "PROP", 1);
-    return properties_load(properties, &from) & state_leave(&from);
+    return properties_load(properties, &from) && state_leave(&from);
 }
 
 static void test_saved(void **state)
