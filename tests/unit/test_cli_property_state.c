@@ -127,6 +127,33 @@ static void test_refused(void **state)
     assert_int_equal(WHvDeletePartition(partition), S_OK);
 }
 
+static HRESULT set_number(WHV_PARTITION_HANDLE partition, const struct property_row *row, uint64_t value)
+{
+    return WHvSetPartitionProperty(partition, row->code, &value, row->size);
+}
+
+/* An option takes all that any partition could have: what it refuses is refused by the platform too. */
+static void test_ranges(void **state)
+{
+    WHV_PARTITION_HANDLE partition;
+    const struct property_row *row;
+
+    (void)state;
+    assert_int_equal(WHvCreatePartition(&partition), S_OK);
+    for (unsigned i = 0; (row = property_row(i)) != NULL; i++) {
+        if (row->kind != PROPERTY_NUMBER) {
+            continue;
+        }
+        if (row->least > 0) {
+            assert_int_equal(set_number(partition, row, row->least - 1), E_INVALIDARG);
+        }
+        if (row->size == 8 ? row->most < UINT64_MAX : row->most < (UINT64_C(1) << row->size * 8) - 1) {
+            assert_int_equal(set_number(partition, row, row->most + 1), E_INVALIDARG);
+        }
+    }
+    assert_int_equal(WHvDeletePartition(partition), S_OK);
+}
+
 /* Set-ups are refused while this says so of a partition's cap and weight. */
 static bool (*refuses)(uint64_t cap, uint64_t weight);
 
@@ -426,6 +453,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_set),
+        cmocka_unit_test(test_ranges),
         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_refused_by_set_up),
         cmocka_unit_test(test_can_have),
