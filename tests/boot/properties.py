@@ -105,6 +105,23 @@ def test_wrong(folder):
         print('ok', *options)
 
 
+def test_msr_exits(folder):
+    """Only the action "exit" ends the run, at the access, with what it was: mov ecx, 0x10; rdmsr or wrmsr of 5."""
+    ends = b'\xb0\x10\xe6\xf4\xeb\xfe'
+    load = b'\x66\xb9\x10\x00\x00\x00'
+    path = os.path.join(folder, 'msr')
+    for what, code in (('read of', b'\x0f\x32'),
+                       ('write of 0x5 to', b'\x66\xb8\x05\x00\x00\x00\x66\x31\xd2\x0f\x30')):
+        with open(path, 'wb') as file:
+            file.write(load + code + ends)
+        for action, end in (('exit', 3), ('ignore', END), ('default', END)):
+            seen, _, text = command('run', '--flat', f'{path}@0x7c00', '--debug-exit', '0xf4', '--quiet',
+                                    '--msr-action', f'0x10:{action}')
+            expect(seen == end and (end == END or f'{what} MSR 0x10, whose action is to exit' in text),
+                   f'{what} MSR 0x10 with {action}: {seen}', text)
+            print('ok', what, 'MSR 0x10:', action)
+
+
 def test_told(plain):
     """Help, manual page, summary and info know the same options."""
     with open(MANUAL, encoding='utf-8') as file:
@@ -137,6 +154,7 @@ def main():
         expect_set(plain, run(folder, *OPTIONS), PROPERTIES, REMOVED, 'set')
         test_saved(folder, plain)
         test_wrong(folder)
+        test_msr_exits(folder)
         test_told(plain)
 
 
