@@ -42,6 +42,7 @@ def range_of(column):
         'BITS': lambda: 'bits that the capability has',
         'BANKS': lambda: f'{at[0]} banks, of bits that the capability has' if at[0] != '1'
                          else '1 bank, of bits that the capability has',
+        'HOST_NODE': lambda: 'a node of the host',
         'RESULT2_FLAGS': lambda: 'known flags only',
         'MSR_ACTIONS': lambda: 'known actions, reserved bytes 0',
     }[kind]()

@@ -106,6 +106,17 @@ bool os_numa_exists(unsigned number)
     return number < OS_NUMA_NODES && nodes_of("online", online) == 0 && has(online, number);
 }
 
+unsigned os_numa_highest(void)
+{
+    uint64_t online[OS_NUMA_NODES / 64];
+    unsigned highest = OS_NUMA_NODES - 1;
+    if (nodes_of("online", online) != 0)
+        return 0;
+    while (highest > 0 && !has(online, highest))
+        highest--;
+    return highest;
+}
+
 // The nodes whose memory this process may use: a control group may have fewer than the host.
 static int nodes_allowed(uint64_t *nodes)
 {

@@ -23,6 +23,8 @@ int os_numa_parse(const char *list, uint64_t *bits, size_t count) __attribute__(
 
 // False also where the host's files cannot be read.
 bool os_numa_exists(unsigned number);
+// The highest node there is; 0 also where the host's files cannot be read.
+unsigned os_numa_highest(void);
 // The processors that are on a node, which may be none. ENOENT: there is no such node. Otherwise what became of reading
 // the host's files.
 int os_numa_cpus(unsigned number, struct os_cpus *cpus) __attribute__((warn_unused_result));

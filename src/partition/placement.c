@@ -43,6 +43,11 @@ bool placement_node_exists(UINT16 node)
     return os_numa_exists(node);
 }
 
+UINT16 placement_highest_node(void)
+{
+    return (UINT16)os_numa_highest();
+}
+
 bool placement_offers_no_smt(void)
 {
     return cores_of_host() != CORES_SHARED;

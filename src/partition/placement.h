@@ -31,6 +31,7 @@ struct placement {
 
 // What this host offers. Any thread; the host is asked each time.
 bool placement_node_exists(UINT16 node);
+UINT16 placement_highest_node(void);
 bool placement_offers_domains(void);        // SeparateSecurityDomain
 bool placement_offers_no_smt(void);         // DisableSmt
 

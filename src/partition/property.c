@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "partition/partition.h"
+#include "partition/placement.h"
 
 #define MEMBER_SIZE(type, member) sizeof(((type *)0)->member)
 
@@ -45,6 +46,7 @@
            .offered_size = MEMBER_SIZE(struct engine_capabilities, own),                                               \
            .condition = offsetof(struct engine_capabilities, fixed)})
 #define CHOICE(last) NUMBER(0, last)
+#define HOST_NODE PARTS({.range = PROPERTY_NODE, FREE})
 #define CHOICE_IF(last, member)                                                                                        \
     PARTS({.range = PROPERTY_CHOICE, .high = (last), .offered = PROPERTY_NOTHING,                                      \
            .condition = offsetof(struct engine_capabilities, member)})
@@ -149,6 +151,9 @@ struct property_bounds property_bounds(const struct property_part *part,
         if (!flag(capabilities, part->condition))
             bounds.high = 0;
         break;
+    case PROPERTY_NODE:
+        bounds.high = placement_highest_node();
+        break;
     case PROPERTY_BITS:
         if (part->offered != PROPERTY_NOTHING)
             bounds.high = offered;
@@ -163,6 +168,8 @@ static bool part_lawful(const struct property *property, const struct property_p
     struct property_bounds bounds = property_bounds(part, capabilities);
     UINT64 number = load((const char *)value + part->offset, property_part_size(property, part));
 
+    if (part->range == PROPERTY_NODE)
+        return number <= bounds.high && placement_node_exists((UINT16)number);
     return bounds.bits ? (number & ~bounds.high) == 0 : number >= bounds.low && number <= bounds.high;
 }
 

@@ -68,6 +68,7 @@ enum property_range {
     PROPERTY_FREQUENCY,     // low to high; what is offered, alone, where `condition` is true
     PROPERTY_CHOICE,        // 0 to high; 0 where `condition` is false
     PROPERTY_BITS,          // what is offered, or else any bit of high
+    PROPERTY_NODE,          // a node of the host: 0 to the highest there is, which may leave some out
 };
 
 // A field with bounds of its own, of a value or of each entry of a list.

@@ -12,6 +12,7 @@
 #include "bulkhead/bulkhead.h"
 #include "partition/capabilities.h"
 #include "partition/partition.h"
+#include "partition/placement.h"
 
 #define NOT_SUPPORTED HRESULT_FROM_WIN32(ERROR_NOT_SUPPORTED)
 #define UNION_SIZE ((UINT32)sizeof(WHV_PARTITION_PROPERTY))
@@ -234,6 +235,16 @@ static void walk_before_set_up(struct walk *w)
         walk_value_sizes(w);
 }
 
+// What no bound says: the host may be one that cannot keep cores apart.
+static bool host_can(const struct property *row, const union value *value)
+{
+    if (row->code == WHvPartitionPropertyCodeDisableSmt)
+        return !value->bytes[0] || placement_offers_no_smt();
+    if (row->code == WHvPartitionPropertyCodeSeparateSecurityDomain)
+        return !value->bytes[0] || placement_offers_domains();
+    return true;
+}
+
 // What is set before set-up is there after it, and can be changed then or not.
 static void walk_set_up(struct walk *w, const union value *value)
 {
@@ -241,6 +252,11 @@ static void walk_set_up(struct walk *w, const union value *value)
 
     w->p = created(w->engine);
     assert_ok(WHvSetPartitionProperty(w->p, w->row->code, value, bytes_set(w->row)));
+    if (!host_can(w->row, value)) {
+        assert_hr(WHvSetupPartition(w->p), WHV_E_INVALID_PARTITION_CONFIG);
+        assert_ok(WHvDeletePartition(w->p));
+        return;
+    }
     assert_ok(WHvSetupPartition(w->p));
     stored(w, &now);
     assert_memory_equal(&now, value, bytes_set(w->row));
