@@ -15,9 +15,10 @@
 
 // ---- Attention ---------------------------------------------------------------------------------------------------
 
-// The processor comes out of KVM_RUN, or does not go in. The caller has stored its reason already: who goes
-// in clears immediate_exit first and looks for reasons then, so either it sees the reason, or this store is
-// the later one.
+// The processor comes out of KVM_RUN, or does not go in. The caller has stored its reason already. Who goes in looks for
+// reasons when it has cleared immediate_exit, or found it clear: either it sees the reason, or this store is the later
+// one, and stays. Then KVM_RUN, which looks at immediate_exit under the processor's mutex, finds it; or this finds
+// `entered`, which was stored before.
 static void kick(struct kvm_vcpu *v)
 {
     atomic_thread_fence(memory_order_seq_cst);
@@ -27,7 +28,7 @@ static void kick(struct kvm_vcpu *v)
         os_kick(thread);
 }
 
-// The store of immediate_exit that comes before each KVM_RUN orders this before the look at the reasons.
+// Ordered before KVM_RUN's look at immediate_exit by the lock that KVM takes first (see kick).
 static void enter_as(struct kvm_vcpu *v, int thread)
 {
     atomic_store_explicit(&v->entered, thread, memory_order_release);
@@ -436,7 +437,8 @@ __attribute__((hot)) static HRESULT run_step(struct kvm_vcpu *v, enum step *step
         return hr;
     // First the flag, then the reasons once more: a kick after this line sets it again (see kick). kvm_half_resolve
     // has used the flag, too.
-    __atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+    if (X86_UNLIKELY(__atomic_load_n(&v->run->immediate_exit, __ATOMIC_SEQ_CST)))
+        __atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
     if (X86_UNLIKELY((atomic_load(&v->attention) & KVM_ATTENTION_CANCEL)
                      || (!gave_way && turnstile_wanted(&v->turnstile)))) {
         *step = STEP_AGAIN;

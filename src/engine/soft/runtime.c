@@ -2,6 +2,7 @@
 #include "engine/soft/vcpu.h"
 
 #include "os/tsc.h"
+#include "x86/code.h"
 
 void runtime_init(struct runtime *r)
 {
@@ -21,6 +22,14 @@ void runtime_sample(struct vcpu *v)
     if (r->burst == 0)
         r->burst_from = os_thread_ns();
     r->from = x86_host_ticks();
+}
+
+enum x86_leave runtime_run(struct vcpu *v, uint64_t generation)
+{
+    v->runtime.entered = x86_host_ticks();
+    enum x86_leave leave = x86_run(&v->p.cpu, generation);
+    v->runtime.left = x86_host_ticks();
+    return leave;
 }
 
 // When the next one is due. The multiplier spreads the clock's low bits over the high ones.

@@ -59,24 +59,13 @@ struct vcpu;
 
 void runtime_init(struct runtime *r);
 
-// Around guest code.
-static inline void runtime_enter_guest(struct runtime *r)
-{
-    if (X86_UNLIKELY(r->special & RUNTIME_SAMPLED))
-        r->entered = x86_host_ticks();
-}
-
-static inline void runtime_leave_guest(struct runtime *r)
-{
-    if (X86_UNLIKELY(r->special & RUNTIME_SAMPLED))
-        r->left = x86_host_ticks();
-}
-
 // All for the running thread. Cold: a run that is one step and not measured calls none of them.
 #define RUNTIME_COLD __attribute__((cold))
 
 // A step that is to be measured begins.
 RUNTIME_COLD void runtime_sample(struct vcpu *v);
+// x86_run of such a step.
+RUNTIME_COLD enum x86_leave runtime_run(struct vcpu *v, uint64_t generation);
 // A step ends that did not end the run.
 void runtime_next(struct vcpu *v);
 // The processor stops running for a while, and goes on.

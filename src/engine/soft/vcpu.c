@@ -291,9 +291,8 @@ static enum step guest(struct vcpu *v, uint64_t generation, WHV_RUN_VP_EXIT_CONT
         cpu->interrupt_shadow = 2;      // to tell a shadow that ends here from one that the instruction casts
     cpu->budget = QUANTUM;
     v->granted = QUANTUM;
-    runtime_enter_guest(&v->runtime);
-    enum x86_leave leave = x86_run(cpu, generation);
-    runtime_leave_guest(&v->runtime);
+    enum x86_leave leave = X86_LIKELY(!(v->runtime.special & RUNTIME_SAMPLED)) ? x86_run(cpu, generation)
+                                                                               : runtime_run(v, generation);
     account(v);
     if (cpu->pauses >= X86_SPINNING)
         sched_yield();
