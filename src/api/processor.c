@@ -123,7 +123,7 @@ HRESULT WINAPI WHvCancelRunVirtualProcessor(WHV_PARTITION_HANDLE Partition, UINT
     hr = api_enter_vp(&call, Partition, VpIndex, IN_SERVICE);
     if (FAILED(hr))
         return hr;
-    call.partition->engine->vp_cancel(call.vp);
+    partition_vp_cancel(call.vp);
     api_leave(&call);
     return S_OK;
 }

@@ -115,9 +115,14 @@ struct engine {
 
     // Run until an exit; success fills in all of `exit`. One thread at a time per processor (the caller sees to it); no
     // lock held.
+    // When vp_due (partition.h) is true it comes back, within some 100 us, with WHvRunVpExitReasonNone and nothing else in
+    // `exit`; a cancel goes before that.
     CHECKED HRESULT (*vp_run)(struct vp *vp, WHV_RUN_VP_EXIT_CONTEXT *exit);
     // Make the current run, or else the next one, return Canceled. Latched once. Any thread.
     void (*vp_cancel)(struct vp *vp);
+    // A run is under way and vp_due has become true: have it look. It may be lost on a run that is just looking. Any
+    // thread, but only during a run. NULL: runs look by themselves.
+    void (*vp_pause)(struct vp *vp);
 
     // State. Any thread, also while the processor runs: the engine stops it for the time of the access. The set call
     // checks every name and value first and then writes them all, or none.

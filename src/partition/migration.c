@@ -10,6 +10,7 @@
 
 #include "os/share.h"
 #include "partition/handover.h"
+#include "partition/policy.h"
 #include "partition/snapshot.h"
 
 #define INVALID_STATE HRESULT_FROM_WIN32(ERROR_INVALID_STATE)
@@ -214,6 +215,7 @@ HRESULT migration_complete_locked(struct partition *p)
         return INVALID_STATE;
     // The destination, if it asks, learns it from the word. Closing the channel says nothing more.
     p->state = PARTITION_GONE;
+    schedule_release_locked(p);
     return S_OK;
 }
 

@@ -481,7 +481,7 @@ void partition_stop(struct partition *p)
     p->state = PARTITION_DELETED;
     for (unsigned int i = 0; i < PARTITION_MAX_PROCESSORS; i++)
         if (p->vps[i])
-            p->engine->vp_cancel(p->vps[i]);
+            partition_vp_cancel(p->vps[i]);
     pthread_mutex_unlock(&p->lock);
 }
 

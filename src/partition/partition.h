@@ -18,6 +18,7 @@
 #include <stdatomic.h>
 
 #include "engine/engine.h"
+#include "os/tsc.h"
 #include "partition/clock.h"
 #include "partition/dirty.h"
 #include "partition/engine_choice.h"
@@ -47,7 +48,18 @@ struct vp {
     atomic_int references;
     void *engine_data;
     struct thread_wish *place;          // placement.c's, from creation to deletion; NULL: it asks for nothing
+    _Atomic uint64_t due;               // a run comes out at this tick of the host's counter (schedule.c); 0: never
+    _Atomic uint32_t cancels;           // counted only with `partition->policy`; the word on which a run is held back
+    uint32_t cancels_seen;              // the running thread's: those that the engine has had its chance to answer
 };
+
+// Whether the run has used up what it was given. For the engine, each time that it looks up from guest code.
+static inline bool vp_due(const struct vp *vp)
+{
+    uint64_t due = atomic_load_explicit(&vp->due, memory_order_relaxed);
+
+    return due != 0 && os_tsc() >= due;
+}
 
 struct partition {
     pthread_mutex_t lock;
@@ -69,6 +81,7 @@ struct partition {
     struct guest_memory *memory;            // that came with the partition (handover.c)
     bool policy;                            // fixed at set-up: its runs are policy_run's
     struct placement placement;             // fixed at set-up
+    struct schedule *schedule;              // fixed at set-up: what it asks for of processor time; NULL: nothing
     bool show_downtime;                     // under lock: a migration's length is to be seen by the guest
     struct vp *vps[PARTITION_MAX_PROCESSORS];               // under lock; NULL where no processor exists
     _Atomic(struct vp *) vp_memory[PARTITION_MAX_PROCESSORS];   // of every processor that was ever created
@@ -163,6 +176,9 @@ void partition_vp_unpin(struct vp *vp);
 CHECKED HRESULT partition_vp_claim(struct partition *p, UINT32 index, struct vp **vp);
 void partition_vp_release(struct vp *vp);
 void partition_vp_release_locked(struct vp *vp);
+
+// Make the processor's run, or else its next one, return Canceled, once. The caller keeps it from going away.
+void partition_vp_cancel(struct vp *vp);
 
 // CPUID as the guest sees it: the engine's answer with CpuidResultList and CpuidResultList2 laid over it. Any
 // thread.

@@ -35,10 +35,16 @@ HRESULT policy_run(struct vp *vp, WHV_RUN_VP_EXIT_CONTEXT *exit)
         return hr;
     if (!vp->partition->policy)
         return vp->partition->engine->vp_run(vp, exit);
-    hr = schedule_enter(vp);
-    if (SUCCEEDED(hr)) {
+    do {
+        uint32_t cancels;
+
+        hr = schedule_enter(vp);
+        if (FAILED(hr))
+            break;
+        cancels = vp->cancels;
         hr = vp->partition->engine->vp_run(vp, exit);
+        vp->cancels_seen = cancels;
         schedule_leave(vp);
-    }
+    } while (SUCCEEDED(hr) && exit->ExitReason == WHvRunVpExitReasonNone);
     return hr;
 }

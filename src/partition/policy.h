@@ -30,6 +30,9 @@ CHECKED HRESULT policy_run(struct vp *vp, WHV_RUN_VP_EXIT_CONTEXT *exit);
 // enter where either is wanted.
 CHECKED HRESULT schedule_set_up_locked(struct partition *p, bool *wanted);
 void schedule_tear_down_locked(struct partition *p);
+// A partition that is gone elsewhere runs no more: what it was promised is free for others.
+void schedule_release_locked(struct partition *p);
+// May sleep, until there is processor time for the run or it is cancelled.
 CHECKED HRESULT schedule_enter(struct vp *vp);
 void schedule_leave(struct vp *vp);
 

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "os/wait.h"
 #include "partition/partition.h"
 
 HRESULT partition_vp_create_locked(struct partition *p, UINT32 index, int node)
@@ -41,7 +42,7 @@ HRESULT partition_vp_delete_locked(struct partition *p, UINT32 index)
     if (!vp || !(atomic_fetch_and(&vp->references, ~VP_LIVE) & VP_LIVE))
         return WHV_E_VP_DOES_NOT_EXIST;
     // One cancel is enough: whoever claims the processor later looks at VP_LIVE and turns away.
-    p->engine->vp_cancel(vp);
+    partition_vp_cancel(vp);
     while (vp->references != 0)
         pthread_cond_wait(&p->vp_unused, &p->lock);
     p->engine->vp_destroy(vp);
@@ -116,6 +117,16 @@ void partition_vp_release_locked(struct vp *vp)
 {
     if (atomic_fetch_sub(&vp->references, VP_CLAIMED + 1) == VP_CLAIMED + 1)
         pthread_cond_broadcast(&vp->partition->vp_unused);
+}
+
+void partition_vp_cancel(struct vp *vp)
+{
+    vp->partition->engine->vp_cancel(vp);
+    if (!vp->partition->policy)
+        return;
+    // Behind the engine's latch: who sees this count and runs finds that.
+    atomic_fetch_add(&vp->cancels, 1);
+    os_wake(&vp->cancels);
 }
 
 static void lay_over(UINT32 *value, UINT32 output, UINT32 mask)

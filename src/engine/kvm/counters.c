@@ -43,7 +43,7 @@ void kvm_runtime_end(struct kvm_vcpu *v, const WHV_RUN_VP_EXIT_CONTEXT *exit)
     struct processor_exits *exits = &v->p.exits;
     struct x86_counted *counted;
     kvm_runtime_take(v);
-    if (!exit || !v->runtime.weight)
+    if (!exit || !v->runtime.weight || exit->ExitReason == WHvRunVpExitReasonNone)
         return;
     switch (exit->ExitReason) {
     case WHvRunVpExitReasonX64IoPortAccess: counted = &exits->of_cpu[X86_EXIT_PORT]; break;

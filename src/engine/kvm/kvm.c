@@ -347,6 +347,7 @@ const struct engine engine_kvm = {
     .vp_destroy = kvm_vcpu_destroy,
     .vp_run = kvm_vcpu_run,
     .vp_cancel = kvm_vcpu_cancel,
+    .vp_pause = kvm_vcpu_pause,
     .get_registers = kvm_get_registers,
     .set_registers = kvm_set_registers,
     .get_apic_page = kvm_get_page,

@@ -41,6 +41,11 @@ void kvm_vcpu_cancel(struct vp *vp)
     kick(v);
 }
 
+void kvm_vcpu_pause(struct vp *vp)
+{
+    kick(vp->engine_data);
+}
+
 // A processor that has just let visitors in goes into the guest once more before it lets in the next ones, or
 // a few of them could keep it from ever executing an instruction. Their kicks are lost on it then: they kick
 // again.
@@ -399,6 +404,11 @@ __attribute__((hot)) static HRESULT run_step(struct kvm_vcpu *v, enum step *step
     HRESULT hr = S_OK;
     if (X86_UNLIKELY(atomic_load(&v->attention) & KVM_ATTENTION_CANCEL)) {
         *step = canceled(v, exit);
+        return S_OK;
+    }
+    if (vp_due(v->p.vp)) {
+        exit->ExitReason = WHvRunVpExitReasonNone;
+        *step = STEP_EXIT;
         return S_OK;
     }
     bool gave_way = turnstile_wanted(&v->turnstile);

@@ -154,6 +154,7 @@ CHECKED HRESULT kvm_vcpu_create(struct vp *vp);
 void kvm_vcpu_destroy(struct vp *vp);
 CHECKED HRESULT kvm_vcpu_run(struct vp *vp, WHV_RUN_VP_EXIT_CONTEXT *exit);
 void kvm_vcpu_cancel(struct vp *vp);
+void kvm_vcpu_pause(struct vp *vp);
 // As after its creation. It stands still, and no thread runs it. A failure leaves it half reset.
 CHECKED HRESULT kvm_vcpu_reset(struct kvm_vcpu *v);
 // Have the processor stand still, whoever runs it, and go on.

@@ -55,6 +55,7 @@ static x86_count *cause(struct vcpu *v, const WHV_RUN_VP_EXIT_CONTEXT *exit)
         return interrupts != v->runtime.interrupts ? &v->p.exits.window.ticks : NULL;
     }
     switch (exit->ExitReason) {
+    case WHvRunVpExitReasonNone: return NULL;
     case WHvRunVpExitReasonX64InterruptWindow: return &v->p.exits.window.ticks;
     case WHvRunVpExitReasonX64Halt: return &v->p.cpu.counts.instruction[X86_COUNT_HALT].ticks;
     case WHvRunVpExitReasonX64IoPortAccess: return &v->p.exits.of_cpu[X86_EXIT_PORT].ticks;

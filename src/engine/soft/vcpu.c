@@ -364,6 +364,10 @@ static enum step run_step(struct vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
     uint32_t attention = atomic_load(&v->attention);
     if (attention && attend(v, attention, exit) == STEP_EXIT)
         return STEP_EXIT;
+    if (X86_UNLIKELY(vp_due(v->p.vp))) {
+        exit->ExitReason = WHvRunVpExitReasonNone;
+        return STEP_EXIT;
+    }
     if (turnstile_wanted(&v->turnstile)) {
         runtime_pause(v);
         turnstile_give_way(&v->turnstile);

@@ -1,0 +1,7 @@
+// CpuWeight, CpuGroupId and CpuReserve: how partitions share what there is.
+#include "schedule.h"
+
+int main(void)
+{
+    return 0;
+}
