@@ -1,7 +1,335 @@
-// CpuWeight, CpuGroupId and CpuReserve: how partitions share what there is.
+// CpuWeight, CpuGroupId and CpuReserve: how partitions share what there is, and which are admitted.
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include "schedule.h"
+
+#define NO_RESOURCES HRESULT_FROM_WIN32(ERROR_NO_SYSTEM_RESOURCES)
+#define PART (SECOND / 2)
+#define PARTS 7
+
+static struct spinners left, right;
+
+static WHV_PARTITION_HANDLE asking(UINT32 processors, WHV_PARTITION_PROPERTY_CODE code, UINT32 value)
+{
+    WHV_PARTITION_HANDLE p = created(processors);
+
+    assert_ok(set32(p, code, value));
+    return p;
+}
+
+// All threads that are made from now on run on one core.
+static void pin(void)
+{
+    cpu_set_t all, one;
+    int cpu = 0;
+
+    assert_int_equal(sched_getaffinity(0, sizeof(all), &all), 0);
+    while (!CPU_ISSET(cpu, &all))
+        cpu++;
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    assert_int_equal(sched_setaffinity(0, sizeof(one), &one), 0);
+}
+
+static int by_size(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+
+    return (x > y) - (x < y);
+}
+
+// The part that the right one has of what both have: the middle of several measurements.
+static double part_of_right(void)
+{
+    struct spinners *const who[] = {&left, &right};
+    double parts[PARTS], share[2], all;
+
+    for (int n = 0; n < PARTS; n++) {
+        shares(who, 2, PART, share, &all);
+        parts[n] = share[1] / (share[0] + share[1]);
+        print_message("%.4f and %.4f of a core: %.4f\n", share[0], share[1], parts[n]);
+    }
+    qsort(parts, PARTS, sizeof(parts[0]), by_size);
+    return parts[PARTS / 2];
+}
+
+static void start_both(WHV_PARTITION_HANDLE l, WHV_PARTITION_HANDLE r)
+{
+    spinners_set_up(&left, l, 1);
+    spinners_set_up(&right, r, 1);
+    spinners_start(&left);
+    spinners_start(&right);
+}
+
+static void stop_both(void)
+{
+    spinners_stop(&left);
+    spinners_stop(&right);
+    assert_ok(WHvDeletePartition(left.partition));
+    assert_ok(WHvDeletePartition(right.partition));
+}
+
+// ---- Weights -------------------------------------------------------------------------------------------------------
+
+static void check_weights(UINT32 of_left, UINT32 of_right)
+{
+    const double ratio = (double)of_right / of_left;
+    double part;
+
+    start_both(asking(1, WHvPartitionPropertyCodeCpuWeight, of_left),
+               asking(1, WHvPartitionPropertyCodeCpuWeight, of_right));
+    part = part_of_right();
+    stop_both();
+    print_message("weights %u and %u: %.3f to 1\n", of_left, of_right, part / (1 - part));
+    assert_true(part / (1 - part) > ratio * 0.95);
+    assert_true(part / (1 - part) < ratio * 1.05);
+}
+
+static void test_weights(void **state)
+{
+    (void)state;
+    check_weights(100, 300);
+}
+
+static void test_equal_weights(void **state)
+{
+    (void)state;
+    check_weights(10000, 10000);
+}
+
+// What one leaves the other may have: the heavy one is capped at a tenth of the core.
+static void test_weights_waste_nothing(void **state)
+{
+    WHV_PARTITION_HANDLE heavy = asking(1, WHvPartitionPropertyCodeCpuWeight, 5000);
+    struct spinners *const who[] = {&left, &right};
+    double share[2], all, best = 0;
+
+    (void)state;
+    assert_ok(set32(heavy, WHvPartitionPropertyCodeCpuCap, 10));
+    start_both(asking(1, WHvPartitionPropertyCodeCpuWeight, 50), heavy);
+    for (int n = 0; n < PARTS && best < 0.8; n++) {
+        shares(who, 2, PART, share, &all);
+        print_message("%.4f of a core beside %.4f\n", share[0], share[1]);
+        assert_true(share[1] < 0.1 + 0.02);         // half a second
+        best = share[0] / (share[0] + share[1]) > best ? share[0] / (share[0] + share[1]) : best;
+    }
+    stop_both();
+    assert_true(best >= 0.8);
+}
+
+// ---- Groups --------------------------------------------------------------------------------------------------------
+
+static WHV_PARTITION_HANDLE member(UINT64 group, UINT32 processors, UINT32 cap)
+{
+    WHV_PARTITION_HANDLE p = asking(processors, WHvPartitionPropertyCodeCpuCap, cap);
+
+    assert_ok(set64(p, WHvPartitionPropertyCodeCpuGroupId, group));
+    return p;
+}
+
+static void test_group(void **state)
+{
+    struct spinners *const who[] = {&left, &right};
+    double share[2], all, best = 0;
+
+    (void)state;
+    start_both(member(7, 1, 30), member(7, 1, 30));
+    for (int n = 0; n < PARTS && best < 0.29; n++) {
+        shares(who, 2, SECOND, share, &all);
+        print_message("%.4f and %.4f of a core\n", share[0], share[1]);
+        assert_true(share[0] + share[1] <= 0.31);
+        best = share[0] + share[1] > best ? share[0] + share[1] : best;
+    }
+    stop_both();
+    assert_true(best >= 0.29);
+}
+
+static void test_group_of_others(void **state)
+{
+    WHV_PARTITION_HANDLE first = member(8, 1, 30), second = member(8, 1, 40), third = member(9, 1, 40);
+
+    (void)state;
+    assert_ok(WHvSetupPartition(first));
+    assert_hr(WHvSetupPartition(second), E_INVALIDARG);
+    assert_ok(WHvSetupPartition(third));
+    // Nothing has changed: it can still be made to fit, or wait until the group is gone.
+    assert_ok(set32(second, WHvPartitionPropertyCodeCpuCap, 30));
+    assert_ok(WHvSetupPartition(second));
+    assert_ok(WHvDeletePartition(first));
+    assert_ok(WHvDeletePartition(second));
+    second = member(8, 1, 50);
+    assert_ok(WHvSetupPartition(second));
+    assert_ok(WHvDeletePartition(second));
+    assert_ok(WHvDeletePartition(third));
+}
+
+// ---- Reserves ------------------------------------------------------------------------------------------------------
+
+static void test_reserve_is_there(void **state)
+{
+    double part;
+
+    (void)state;
+    start_both(asking(1, WHvPartitionPropertyCodeCpuWeight, 10000),
+               asking(1, WHvPartitionPropertyCodeCpuReserve, 80));
+    part = part_of_right();
+    stop_both();
+    assert_true(part >= 0.8 * 0.95);
+}
+
+// As many processors as the host has cores, and all of them reserved.
+static WHV_PARTITION_HANDLE reserving(UINT32 percent)
+{
+    return asking((UINT32)sysconf(_SC_NPROCESSORS_ONLN), WHvPartitionPropertyCodeCpuReserve, percent);
+}
+
+static void test_reserves_are_admitted(void **state)
+{
+    WHV_PARTITION_HANDLE most = reserving(60), rest = reserving(40), more = reserving(1);
+
+    (void)state;
+    if (sysconf(_SC_NPROCESSORS_ONLN) > 64)
+        SKIP_BECAUSE("the host has more cores than a partition can have processors");
+    assert_ok(WHvSetupPartition(most));
+    assert_ok(WHvSetupPartition(rest));
+    assert_hr(WHvSetupPartition(more), NO_RESOURCES);
+    assert_hr(WHvSetupPartition(more), NO_RESOURCES);
+    assert_ok(WHvDeletePartition(rest));
+    assert_ok(WHvSetupPartition(more));
+    // A set-up that fails later gives it back: this group has other terms.
+    rest = reserving(39);
+    assert_ok(set64(rest, WHvPartitionPropertyCodeCpuGroupId, 5));
+    assert_ok(WHvSetupPartition(rest));
+    assert_ok(WHvDeletePartition(rest));
+    rest = reserving(39);
+    assert_ok(WHvSetupPartition(rest));
+    assert_ok(WHvDeletePartition(rest));
+    assert_ok(WHvDeletePartition(more));
+    assert_ok(WHvDeletePartition(most));
+}
+
+// A child that sets up a partition, says so, and runs it until it is killed.
+static pid_t child_with(WHV_PARTITION_HANDLE (*make)(void))
+{
+    int ready[2];
+    char byte;
+    pid_t child;
+
+    assert_int_equal(pipe(ready), 0);
+    child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        WHV_PARTITION_HANDLE p = make();
+
+        spinners_set_up(&right, p, 1);
+        if (write(ready[1], "", 1) != 1)
+            _exit(1);
+        run(p, 0);
+        _exit(1);
+    }
+    close(ready[1]);
+    assert_int_equal(read(ready[0], &byte, 1), 1);
+    close(ready[0]);
+    return child;
+}
+
+static void end_child(pid_t child)
+{
+    assert_int_equal(kill(child, SIGKILL), 0);
+    assert_int_equal(waitpid(child, NULL, 0), child);
+}
+
+static WHV_PARTITION_HANDLE reserve_all(void)
+{
+    return reserving(100);
+}
+
+static void test_reserve_of_another_process(void **state)
+{
+    WHV_PARTITION_HANDLE p = reserving(10);
+    pid_t child;
+
+    (void)state;
+    for (int n = 0; n < 20; n++) {
+        child = child_with(reserve_all);
+        assert_hr(WHvSetupPartition(p), NO_RESOURCES);
+        end_child(child);
+        assert_ok(WHvSetupPartition(p));
+        assert_ok(WHvDeletePartition(p));
+        p = reserving(10);
+    }
+    assert_ok(WHvDeletePartition(p));
+}
+
+static WHV_PARTITION_HANDLE weight_of_300(void)
+{
+    return asking(1, WHvPartitionPropertyCodeCpuWeight, 300);
+}
+
+static void test_weights_across_processes(void **state)
+{
+    struct spinners *const who[] = {&left};
+    double parts[PARTS], share, all;
+    clockid_t clock;
+    pid_t child;
+
+    (void)state;
+    child = child_with(weight_of_300);
+    assert_int_equal(clock_getcpuclockid(child, &clock), 0);
+    spinners_set_up(&left, asking(1, WHvPartitionPropertyCodeCpuWeight, 100), 1);
+    spinners_start(&left);
+    for (int n = 0; n < PARTS; n++) {
+        uint64_t before = clock_ns(clock), from = clock_ns(CLOCK_MONOTONIC);
+
+        shares(who, 1, PART, &share, &all);
+        parts[n] = (double)(clock_ns(clock) - before) / (double)(clock_ns(CLOCK_MONOTONIC) - from) / share;
+        print_message("another process has %.3f times as much\n", parts[n]);
+    }
+    spinners_stop(&left);
+    assert_ok(WHvDeletePartition(left.partition));
+    end_child(child);
+    qsort(parts, PARTS, sizeof(parts[0]), by_size);
+    assert_true(parts[PARTS / 2] > 3 * 0.95);
+    assert_true(parts[PARTS / 2] < 3 * 1.05);
+}
+
+// ---- The host as these tests want it -------------------------------------------------------------------------------
+
+static char directory[] = "/tmp/bulkhead-schedule-XXXXXX";
+
+// One core, and nobody else's partitions.
+static int prepare(void **state)
+{
+    (void)state;
+    pin();
+    return mkdtemp(directory) && setenv("XDG_RUNTIME_DIR", directory, 1) == 0 ? 0 : -1;
+}
+
+static int clean_up(void **state)
+{
+    char command[256];
+
+    (void)state;
+    snprintf(command, sizeof(command), "rm -r %s", directory);
+    return system(command);
+}
 
 int main(void)
 {
-    return 0;
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_weights),
+        cmocka_unit_test(test_equal_weights),
+        cmocka_unit_test(test_weights_waste_nothing),
+        cmocka_unit_test(test_weights_across_processes),
+        cmocka_unit_test(test_group),
+        cmocka_unit_test(test_group_of_others),
+        cmocka_unit_test(test_reserve_is_there),
+        cmocka_unit_test(test_reserves_are_admitted),
+        cmocka_unit_test(test_reserve_of_another_process),
+    };
+
+    return engine_run_tests_with(tests, prepare, clean_up);
 }
