@@ -4,9 +4,10 @@
 
 #include "api/call.h"
 #include "partition/placement.h"
+#include "partition/policy.h"
 
-// One row: where the answer stands in struct engine_capabilities. What no engine has yet is answered with
-// zeros, which for every one of these codes means "no".
+// One row: where the answer stands in struct engine_capabilities. What is not an engine's is the host's (fill_host), or
+// answered with zeros, which for every one of these codes means "no".
 struct capability {
     WHV_CAPABILITY_CODE code;
     UINT32 size;
@@ -36,7 +37,7 @@ static const struct capability table[] = {
     ROW(ProcessorClockFrequency, processor_clock_hz),
     ROW(InterruptClockFrequency, interrupt_clock_hz),
     ROW(ProcessorFeaturesBanks, processor_features),
-    NONE(ProcessorFrequencyCap, ProcessorFrequencyCap),
+    NONE(ProcessorFrequencyCap, ProcessorFrequencyCap),     // the host's
     ROW(SyntheticProcessorFeaturesBanks, synthetic_features),
     ROW(ProcessorPerfmonFeatures, perfmon_features),
     ROW(PhysicalAddressWidth, physical_address_width),
@@ -67,6 +68,16 @@ static const struct capability *find(WHV_CAPABILITY_CODE code)
     return NULL;
 }
 
+static void fill_host(WHV_CAPABILITY_CODE code, WHV_CAPABILITY *answer)
+{
+    if (code == WHvCapabilityCodeSchedulerFeatures) {
+        schedule_features(&answer->SchedulerFeatures);
+        answer->SchedulerFeatures.DisableSmt = placement_offers_no_smt();
+    }
+    if (code == WHvCapabilityCodeProcessorFrequencyCap)
+        schedule_frequency(&answer->ProcessorFrequencyCap);
+}
+
 HRESULT WINAPI WHvGetCapability(WHV_CAPABILITY_CODE CapabilityCode, VOID *CapabilityBuffer,
                                 UINT32 CapabilityBufferSizeInBytes, UINT32 *WrittenSizeInBytes)
 {
@@ -88,8 +99,7 @@ HRESULT WINAPI WHvGetCapability(WHV_CAPABILITY_CODE CapabilityCode, VOID *Capabi
     else if (capability->offset != NOWHERE)
         memcpy(&answer, (const char *)&capabilities + capability->offset, capability->size);
 
-    if (CapabilityCode == WHvCapabilityCodeSchedulerFeatures)
-        answer.SchedulerFeatures.DisableSmt = placement_offers_no_smt();
+    fill_host(CapabilityCode, &answer);
     // The structures of feature banks say how many banks there are, also when all are empty.
     if (CapabilityCode == WHvCapabilityCodeProcessorFeaturesBanks)
         answer.ProcessorFeaturesBanks.BanksCount = WHV_PROCESSOR_FEATURES_BANKS_COUNT;

@@ -28,12 +28,19 @@ CHECKED HRESULT policy_run(struct vp *vp, WHV_RUN_VP_EXIT_CONTEXT *exit);
 // Each half; placement's is in placement.h. Placement comes first, and a half that fails has entered nothing. `*wanted`
 // is set, and otherwise left alone, where the partition asks for something of the kind. The other half is only asked to
 // enter where either is wanted.
+
+// ERROR_NO_SYSTEM_RESOURCES, as an HRESULT: the host cannot honour the reserve beside those of other partitions.
+// E_INVALIDARG: the group's members ask for something else. ERROR_NOT_SUPPORTED: what schedule_features says is not to
+// be had here.
 CHECKED HRESULT schedule_set_up_locked(struct partition *p, bool *wanted);
 void schedule_tear_down_locked(struct partition *p);
 // A partition that is gone elsewhere runs no more: what it was promised is free for others.
 void schedule_release_locked(struct partition *p);
 // May sleep, until there is processor time for the run or it is cancelled.
 CHECKED HRESULT schedule_enter(struct vp *vp);
+// Its part of what this host can give, and the frequencies that can be a cap.
+void schedule_features(WHV_SCHEDULER_FEATURES *features);
+void schedule_frequency(WHV_CAPABILITY_PROCESSOR_FREQUENCY_CAP *frequency);
 void schedule_leave(struct vp *vp);
 
 #endif

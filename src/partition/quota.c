@@ -8,11 +8,20 @@
 // Wants and waits are averages over about so long, and rates are made anew so often.
 #define AVERAGE_NS 20000000
 #define RATE_NS 1000000
-// In virtual ns: nobody stands aside for less, and nobody is owed more.
+#define GETS_NS 100000000               // and what is got is an average over this, as it comes by slices
+// In virtual ns: nobody stands aside for less, and nobody is owed more, but for what the slowest may overrun a slice by
+// when the host is busy.
 #define SLACK_NS 500000
 #define OWED_NS 20000000
+#define OVERRUN_NS (8 * QUOTA_SLICE_NS)
+#define RATE_MIN (QUOTA_CORE / 1000)    // nobody stands still
 #define ASIDE_MIN_NS 200000
-#define ASIDE_MAX_NS 5000000
+#define ASIDE_MAX_NS 10000000          // less than QUOTA_FRESH_NS, so that who stands aside is heard of
+
+static uint64_t least(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
 
 // ---- Buckets -------------------------------------------------------------------------------------------------------
 
@@ -180,11 +189,27 @@ static bool overlap(const uint64_t *a, const uint64_t *b)
     return false;
 }
 
-// What each account wants: the sum of its processors that have been heard of lately.
+static uint32_t average(uint32_t before, uint64_t part, uint64_t passed, uint64_t over)
+{
+    uint64_t now = part * QUOTA_CORE / passed;
+
+    if (passed >= over)
+        return (uint32_t)now;
+    return (uint32_t)((now * passed + (uint64_t)before * (over - passed)) / over);
+}
+
+// What each account wants: the sum of its processors that have been heard of lately; and what it gets.
 static void sum_up(struct quota_table *t, uint64_t now)
 {
-    for (unsigned int i = 0; i < t->accounts; i++)
-        t->account[i].wants = t->account[i].waits = 0;
+    uint64_t passed = now - t->rated_at;
+
+    for (unsigned int i = 0; i < t->accounts; i++) {
+        struct quota_account *a = &t->account[i];
+
+        a->gets = average(a->gets, a->used_ns - a->rated_ns, passed, GETS_NS);
+        a->rated_ns = a->used_ns;
+        a->wants = a->waits = 0;
+    }
     for (unsigned int i = 0; i < t->members; i++) {
         const struct quota_member *m = &t->member[i];
 
@@ -232,11 +257,6 @@ static unsigned int gather(struct quota_table *t, unsigned int first)
     return cores;
 }
 
-static uint64_t least(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
-}
-
 // The rate of one account where a unit of weight is worth `level` millionths of a millionth of a core.
 static uint64_t rate_at(const struct quota_account *a, uint64_t level)
 {
@@ -264,67 +284,78 @@ static void disperse(struct quota_table *t, uint32_t crowd)
             t->account[i].crowd = 0;
 }
 
-static void rate_crowd(struct quota_table *t, uint32_t crowd, unsigned int cores)
+// The level at which a crowd's rates are as much as there is.
+static uint64_t level_of(const struct quota_table *t, uint32_t crowd, uint64_t cores)
 {
-    uint64_t wanted = 0, low = 0, high = (uint64_t)QUOTA_CPUS * QUOTA_CORE * MILLION, ahead = 0;
+    uint64_t low = 0, high = (uint64_t)QUOTA_CPUS * QUOTA_CORE * MILLION;
 
-    for (unsigned int i = 0; i < t->accounts; i++)
-        if (t->account[i].crowd == crowd) {
-            wanted += t->account[i].wants;
-            ahead = t->account[i].virtual_ns > ahead ? t->account[i].virtual_ns : ahead;
-        }
-    if (wanted <= (uint64_t)cores * (QUOTA_CORE + QUOTA_CORE / 50)) {
-        disperse(t, crowd);
-        return;
-    }
     while (high - low > 1) {
         uint64_t middle = low + (high - low) / 2;
 
-        if (rates_at(t, crowd, middle) > (uint64_t)cores * QUOTA_CORE)
+        if (rates_at(t, crowd, middle) > cores)
             high = middle;
         else
             low = middle;
     }
+    return low;
+}
+
+static void rate_crowd(struct quota_table *t, uint32_t crowd, uint64_t cores)
+{
+    uint64_t wanted = 0, gets = 0, level, ahead = 0, owed = OWED_NS, slowest = QUOTA_CORE;
+    bool reserves = false;
+
+    for (unsigned int i = 0; i < t->accounts; i++)
+        if (t->account[i].crowd == crowd) {
+            wanted += t->account[i].wants;
+            gets += t->account[i].gets;
+            reserves = reserves || t->account[i].terms.reserve;
+            ahead = t->account[i].virtual_ns > ahead ? t->account[i].virtual_ns : ahead;
+        }
+    if (wanted <= cores + cores / 50) {
+        disperse(t, crowd);
+        return;
+    }
+    level = level_of(t, crowd, reserves ? least(cores, gets) : cores);
     for (unsigned int i = 0; i < t->accounts; i++) {
         struct quota_account *a = &t->account[i];
 
         if (a->crowd != crowd)
             continue;
-        a->rate = (uint32_t)rate_at(a, low);
-        a->rate = a->rate ? a->rate : 1;
+        a->rate = (uint32_t)rate_at(a, level);
+        a->rate = a->rate > RATE_MIN ? a->rate : RATE_MIN;
         a->limited = a->rate >= a->wants && a->waits < a->wants / 20;
+        slowest = least(slowest, a->rate);
+    }
+    owed += (uint64_t)OVERRUN_NS * QUOTA_CORE / slowest;
+    for (unsigned int i = 0; i < t->accounts; i++) {
+        struct quota_account *a = &t->account[i];
+
+        if (a->crowd != crowd)
+            continue;
         // Who comes back from sleep, or gets what it wants, has nothing to catch up with.
         if (a->limited)
             a->virtual_ns = ahead;
-        else if (ahead > OWED_NS && a->virtual_ns < ahead - OWED_NS)
-            a->virtual_ns = ahead - OWED_NS;
+        else if (ahead > owed && a->virtual_ns < ahead - owed)
+            a->virtual_ns = ahead - owed;
     }
 }
 
 static void rate_all(struct quota_table *t, uint64_t now)
 {
-    t->rated_at = now;
     sum_up(t, now);
+    t->rated_at = now;
     for (unsigned int i = 0; i < t->accounts; i++)
         t->account[i].crowd = 0;
     for (unsigned int i = 0; i < t->accounts; i++)
         if (t->account[i].used && t->account[i].wants && !t->account[i].crowd) {
             unsigned int cores = gather(t, i);
 
-            rate_crowd(t, i + 1, cores);
+            rate_crowd(t, i + 1, (uint64_t)cores * QUOTA_CORE);
         }
     for (unsigned int i = 0; i < t->accounts; i++)
         if (!t->account[i].crowd)
             t->account[i].virtual_ns = 0;
-}
-
-static uint32_t average(uint32_t before, uint64_t part, uint64_t passed)
-{
-    uint64_t now = part >= passed ? QUOTA_CORE : part * QUOTA_CORE / passed;
-
-    if (passed >= AVERAGE_NS)
-        return (uint32_t)now;
-    return (uint32_t)((now * passed + (uint64_t)before * (AVERAGE_NS - passed)) / AVERAGE_NS);
 }
 
 void quota_note(struct quota_table *t, unsigned int member, uint32_t processor, uint64_t now, uint64_t used,
@@ -335,15 +366,15 @@ void quota_note(struct quota_table *t, unsigned int member, uint32_t processor, 
 
     if (passed == 0)
         return;
-    p->wants = average(p->wants, used + waited, passed);
-    p->waits = average(p->waits, waited, passed);
+    p->wants = average(p->wants, least(used + waited, passed), passed, AVERAGE_NS);
+    p->waits = average(p->waits, least(waited, passed), passed, AVERAGE_NS);
     p->seen = now;
     a->used_ns += used;
     if (a->crowd)
         a->virtual_ns += used * QUOTA_CORE / a->rate;
     if (cpus)
         memcpy(a->cpus, cpus, sizeof(a->cpus));
-    if (now - t->rated_at >= RATE_NS)
+    if (now >= t->rated_at + RATE_NS)
         rate_all(t, now);
 }
 
@@ -353,7 +384,7 @@ uint64_t quota_stand_aside(struct quota_table *t, unsigned int member, uint32_t 
     uint64_t aside = 0;
 
     t->member[member].processor[processor].seen = now;      // also while it stands aside
-    if (now - t->rated_at >= RATE_NS)
+    if (now >= t->rated_at + RATE_NS)
         rate_all(t, now);
     if (!a->crowd)
         return 0;

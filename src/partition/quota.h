@@ -11,7 +11,8 @@
 // - Weights and reserves count where accounts want more than the cores that they may run on have to give. Then each has
 //   a fair rate: its part of the cores by weight, but no more than it wants, and no less than its reserve if it wants
 //   that. An account's virtual time is its processor time over its rate; one that is ahead of another which is waiting
-//   stands aside for it.
+//   stands aside for it. With a reserve among them, what the cores have to give is what they have given of late: what
+//   others of the host take is taken from those without one.
 //
 // All functions with the table's lock held. Times are in ns of CLOCK_MONOTONIC; rates and amounts of cores in millionths
 // of a core.
@@ -65,9 +66,10 @@ struct quota_account {
     struct quota_terms terms;           // processors: of its largest member
     struct quota_bucket bucket;
     uint64_t cpus[QUOTA_CPUS / 64];     // where its processors may run
-    uint64_t used_ns;                   // processor time since it was opened
+    uint64_t used_ns, rated_ns;         // processor time since it was opened, now and at the last rating
     uint64_t virtual_ns;
     uint32_t wants, waits, rate;        // of all its processors; rate: see above
+    uint32_t gets;                      // averaged
     uint32_t crowd;                     // accounts with the same number contend for cores; 0: nobody else does
     bool limited;                       // its rate is what it wants
 };

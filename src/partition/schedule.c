@@ -18,6 +18,8 @@
 
 #define NOT_SUPPORTED HRESULT_FROM_WIN32(ERROR_NOT_SUPPORTED)
 #define LEDGER_NAME "bulkhead-schedule-1"
+#define LEDGER_PATH 256
+#define CPU_WEIGHT_DEFAULT 100
 // A thread that was out of runs for longer has done something else: that is not the processor's.
 #define OUTSIDE_NS 1000000
 #define CPUS_NS 100000000           // where a thread may run is asked for so often
@@ -43,6 +45,7 @@ struct schedule {
     struct partition *partition;
     unsigned int member;
     bool admitted;
+    int pid;                        // of the process that it was admitted in: a fork's child gives nothing back
     uint64_t outside;               // OUTSIDE_NS in ticks
     pthread_t watch;
     bool watched;                   // there is a watch
@@ -70,7 +73,7 @@ static struct quota_table *table(void)
 
 CHECKED static HRESULT open_ledger(void)
 {
-    char directory[256];
+    char directory[LEDGER_PATH];
     int answer;
 
     // What a fork has copied is the parent's.
@@ -130,6 +133,7 @@ CHECKED static HRESULT admit(struct schedule *s, const struct quota_terms *terms
     }
     os_ledger_unlock(&host.ledger);
     s->admitted = SUCCEEDED(hr);
+    s->pid = host.pid;
     if (!s->admitted)
         close_ledger();
     pthread_mutex_unlock(&host.lock);
@@ -143,6 +147,8 @@ void schedule_release_locked(struct partition *p)
     if (!s || !s->admitted)
         return;
     s->admitted = false;
+    if (s->pid != getpid())
+        return;
     pthread_mutex_lock(&host.lock);
     os_ledger_lock(&host.ledger);
     quota_leave(table(), s->member);
@@ -238,15 +244,48 @@ static void run_ends(struct schedule *s, struct schedule_vp *v)
 
 // ---- Set-up --------------------------------------------------------------------------------------------------------
 
+// Whether the kernel tells how long threads wait for a core: without it nobody knows who stands in whose way.
+static bool waits_known(void)
+{
+    uint64_t ns;
+    int fd = os_thread_open();
+    bool known = fd >= 0 && os_thread_waited(fd, &ns);
+
+    if (fd >= 0)
+        close(fd);
+    return known;
+}
+
+void schedule_features(WHV_SCHEDULER_FEATURES *features)
+{
+    char directory[LEDGER_PATH];
+
+    features->CpuCap = features->CpuGroupId = 1;
+    features->CpuWeight = waits_known();
+    features->CpuReserve = features->CpuWeight && os_ledger_directory(directory, sizeof(directory)) == 0;
+}
+
+static uint32_t nominal_mhz(void)
+{
+    return (uint32_t)(os_tsc_hz() / 1000000);
+}
+
+void schedule_frequency(WHV_CAPABILITY_PROCESSOR_FREQUENCY_CAP *frequency)
+{
+    frequency->IsSupported = 1;
+    frequency->HighestFrequencyMhz = frequency->NominalFrequencyMhz = nominal_mhz();
+    frequency->LowestFrequencyMhz = frequency->FrequencyStepMhz = 1;
+}
+
 static bool is_set(const struct partition *p, WHV_PARTITION_PROPERTY_CODE code)
 {
     return property_is_set(&p->properties, property_find(code));
 }
 
+// A host's cpufreq slows down everybody on the core: what a lower frequency would leave of it is given as time instead.
 static uint64_t frequency_rate(const struct partition *p)
 {
-    uint64_t cap = p->properties.processor_frequency_cap;
-    uint64_t nominal = os_tsc_hz() / 1000000;
+    uint64_t cap = p->properties.processor_frequency_cap, nominal = nominal_mhz();
 
     return cap == 0 || cap >= nominal ? 0 : cap * QUOTA_CORE / nominal;
 }
@@ -265,6 +304,8 @@ HRESULT schedule_set_up_locked(struct partition *p, bool *wanted)
     if (terms.cap == 100 && !terms.reserve && !terms.group && !frequency &&
         !is_set(p, WHvPartitionPropertyCodeCpuWeight))
         return S_OK;
+    if ((terms.reserve || terms.weight != CPU_WEIGHT_DEFAULT) && !waits_known())
+        return NOT_SUPPORTED;
     s = calloc(1, sizeof(*s));
     if (!s)
         return E_OUTOFMEMORY;
@@ -370,11 +411,12 @@ static void measure(struct schedule_vp *v, uint64_t now, struct use *use)
 static void settle(struct vp *vp, struct schedule_vp *v, uint64_t now, const struct use *use)
 {
     struct schedule *s = vp->partition->schedule;
-    int64_t left = (int64_t)(v->slice - use->cpu - v->own);
+    uint64_t cpu = use->cpu + v->own;
+    int64_t left = (int64_t)(v->slice - cpu);
 
     quota_bucket_give(&v->frequency, left);
     quota_bucket_give(&quota_account_of(table(), s->member)->bucket, left);
-    quota_note(table(), s->member, vp->index, now, use->cpu, use->wait, use->passed, use->asked ? use->cpus : NULL);
+    quota_note(table(), s->member, vp->index, now, cpu, use->wait, use->passed, use->asked ? use->cpus : NULL);
     v->slice = v->own = 0;
 }
 

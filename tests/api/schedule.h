@@ -2,6 +2,7 @@
 #ifndef BULKHEAD_TESTS_API_SCHEDULE_H
 #define BULKHEAD_TESTS_API_SCHEDULE_H
 
+#include <dirent.h>
 #include <sched.h>
 #include <stdio.h>
 
@@ -70,22 +71,112 @@ static inline uint64_t spinners_ns(const struct spinners *s)
     return sum;
 }
 
-// The part of a core that each of them had over at least `ns`; `all`: of the whole process.
-static inline void shares(struct spinners *const *who, unsigned int count, uint64_t ns, double *share, double *all)
+// For how long the process's threads have waited for a core, all together.
+static inline uint64_t waited_ns(void)
 {
-    uint64_t from = clock_ns(CLOCK_MONOTONIC), process = clock_ns(CLOCK_PROCESS_CPUTIME_ID), before[4], passed;
-    struct timespec until = {.tv_sec = (time_t)((from + ns) / SECOND), .tv_nsec = (long)((from + ns) % SECOND)};
+    DIR *tasks = opendir("/proc/self/task");
+    unsigned long long waited, sum = 0;
+    struct dirent *task;
+    char path[300];
+
+    assert_non_null(tasks);
+    while ((task = readdir(tasks))) {
+        FILE *file;
+
+        snprintf(path, sizeof(path), "/proc/self/task/%s/schedstat", task->d_name);
+        file = fopen(path, "re");
+        if (!file)
+            continue;
+        if (fscanf(file, "%*u %llu", &waited) == 1)
+            sum += waited;
+        fclose(file);
+    }
+    closedir(tasks);
+    return sum;
+}
+
+// What spinners had over a stretch of time, in parts of a core.
+struct stretch {
+    double share[2];
+    double process;             // the whole process
+    double waited;              // ready to run, but not on a core: so busy the host is
+};
+
+struct mark {
+    uint64_t at, used[2], process, waited;
+};
+
+static inline struct mark mark(struct spinners *const *who, unsigned int count)
+{
+    struct mark m = {.at = clock_ns(CLOCK_MONOTONIC)};
 
     for (unsigned int i = 0; i < count; i++)
-        before[i] = spinners_ns(who[i]);
+        m.used[i] = spinners_ns(who[i]);
+    m.process = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
+    m.waited = waited_ns();
+    return m;
+}
+
+static inline struct stretch since(struct mark before, struct spinners *const *who, unsigned int count)
+{
+    struct mark now = mark(who, count);
+    double passed = (double)(now.at - before.at);
+    struct stretch s;
+
+    for (unsigned int i = 0; i < count; i++)
+        s.share[i] = (double)(now.used[i] - before.used[i]) / passed;
+    s.process = (double)(now.process - before.process) / passed;
+    s.waited = (double)(now.waited - before.waited) / passed;
+    return s;
+}
+
+// Over a second.
+static inline struct stretch over_a_second(struct spinners *const *who, unsigned int count)
+{
+    struct mark before = mark(who, count);
+    struct timespec until = {.tv_sec = (time_t)(before.at / SECOND + 1), .tv_nsec = (long)(before.at % SECOND)};
+
     while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL) != 0)
         ;
-    for (unsigned int i = 0; i < count; i++)
-        share[i] = (double)(spinners_ns(who[i]) - before[i]);
-    passed = clock_ns(CLOCK_MONOTONIC) - from;
-    for (unsigned int i = 0; i < count; i++)
-        share[i] /= (double)passed;
-    *all = (double)(clock_ns(CLOCK_PROCESS_CPUTIME_ID) - process) / (double)passed;
+    return since(before, who, count);
+}
+
+// Until all have used `ns` together, however busy the host is.
+static inline struct stretch over_use(struct spinners *const *who, unsigned int count, uint64_t ns)
+{
+    struct mark before = mark(who, count);
+    uint64_t used;
+
+    do {
+        used = 0;
+        nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+        for (unsigned int i = 0; i < count; i++)
+            used += spinners_ns(who[i]) - before.used[i];
+        assert_true(clock_ns(CLOCK_MONOTONIC) - before.at < LIMIT_SECONDS * SECOND);
+    } while (used < ns);
+    return since(before, who, count);
+}
+
+// A bound holds for every second. That it is reached, too, shows in the best of some: where the host was so busy that
+// they had to wait, what they waited for counts.
+#define BOUND 0.01
+#define SECONDS 5
+
+static inline void expect_bound(struct spinners *const *who, unsigned int count, double bound)
+{
+    double best = 0;
+
+    for (int n = 0; n < SECONDS && best < bound - BOUND; n++) {
+        struct stretch s = over_a_second(who, count);
+        double used = s.share[0] + (count > 1 ? s.share[1] : 0);
+
+        print_message("bound to %.3f of a core: %.4f, waited for %.4f, the process %.4f\n", bound, used, s.waited,
+                      s.process);
+        assert_true(used <= bound + BOUND);
+        assert_true(s.process <= bound + 3 * BOUND);        // who is held back sleeps
+        best = used + s.waited > best ? used + s.waited : best;
+    }
+    assert_true(best >= bound - BOUND);
 }
 
 #endif

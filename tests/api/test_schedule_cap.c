@@ -3,23 +3,15 @@
 
 static struct spinners one;
 
-// A cap bounds every second. What else the machine does can only make it less: the best of some seconds must come near.
-#define BOUND 0.01
-#define TRIES 5
-
-static void expect_share(struct spinners *s, double cap)
+static void check_bound(WHV_PARTITION_HANDLE p, UINT32 processors, double bound)
 {
-    struct spinners *const who[] = {s};
-    double best = 0, share, all;
+    struct spinners *const who[] = {&one};
 
-    for (int n = 0; n < TRIES && best < cap - BOUND; n++) {
-        shares(who, 1, SECOND, &share, &all);
-        print_message("capped at %.3f of a core: %.4f, the process %.4f\n", cap, share, all);
-        assert_true(share <= cap + BOUND);
-        assert_true(all <= cap + 3 * BOUND);        // who waits sleeps
-        best = share > best ? share : best;
-    }
-    assert_true(best >= cap - BOUND);
+    spinners_set_up(&one, p, processors);
+    spinners_start(&one);
+    expect_bound(who, 1, bound);
+    spinners_stop(&one);
+    assert_ok(WHvDeletePartition(p));
 }
 
 static void check_cap(UINT32 processors, UINT32 percent)
@@ -27,11 +19,7 @@ static void check_cap(UINT32 processors, UINT32 percent)
     WHV_PARTITION_HANDLE p = created(processors);
 
     assert_ok(set32(p, WHvPartitionPropertyCodeCpuCap, percent));
-    spinners_set_up(&one, p, processors);
-    spinners_start(&one);
-    expect_share(&one, percent / 100.0 * processors);
-    spinners_stop(&one);
-    assert_ok(WHvDeletePartition(p));
+    check_bound(p, processors, percent / 100.0 * processors);
 }
 
 static void test_one(void **state)
@@ -50,6 +38,35 @@ static void test_four(void **state)
 {
     (void)state;
     check_cap(4, 10);
+}
+
+// In a time that is not of the whole partition, but of each processor.
+static void test_frequency(void **state)
+{
+    const WHV_CAPABILITY capability = engine_capability(WHvCapabilityCodeProcessorFrequencyCap);
+    const UINT32 nominal = capability.ProcessorFrequencyCap.NominalFrequencyMhz;
+
+    (void)state;
+    assert_int_equal(capability.ProcessorFrequencyCap.IsSupported, 1);
+    assert_true(nominal > 0);
+    for (UINT32 processors = 1; processors <= 2; processors++) {
+        WHV_PARTITION_HANDLE p = created(processors);
+
+        assert_ok(set32(p, WHvPartitionPropertyCodeProcessorFrequencyCap, nominal / 5));
+        check_bound(p, processors, (double)(nominal / 5) / nominal * processors);
+    }
+}
+
+// What is no limit makes none: the processor has all of its core, as far as that is to be had.
+static void test_frequency_above_nominal(void **state)
+{
+    const UINT32 nominal =
+        engine_capability(WHvCapabilityCodeProcessorFrequencyCap).ProcessorFrequencyCap.NominalFrequencyMhz;
+    WHV_PARTITION_HANDLE p = created(1);
+
+    (void)state;
+    assert_ok(set32(p, WHvPartitionPropertyCodeProcessorFrequencyCap, nominal + 1));
+    check_bound(p, 1, 1);
 }
 
 // A cap of one percent leaves long waits between slices: a cancel ends one, and the guest has not moved.
@@ -105,6 +122,8 @@ int main(void)
         cmocka_unit_test(test_one),
         cmocka_unit_test(test_two),
         cmocka_unit_test(test_four),
+        cmocka_unit_test(test_frequency),
+        cmocka_unit_test(test_frequency_above_nominal),
         cmocka_unit_test(test_cancel_while_held_back),
         cmocka_unit_test(test_visit_and_delete),
     };

@@ -7,8 +7,8 @@
 #include "schedule.h"
 
 #define NO_RESOURCES HRESULT_FROM_WIN32(ERROR_NO_SYSTEM_RESOURCES)
-#define PART (SECOND / 2)
-#define PARTS 7
+#define PART (SECOND * 4 / 10)      // of processor time
+#define PARTS 5
 
 static struct spinners left, right;
 
@@ -45,12 +45,13 @@ static int by_size(const void *a, const void *b)
 static double part_of_right(void)
 {
     struct spinners *const who[] = {&left, &right};
-    double parts[PARTS], share[2], all;
+    double parts[PARTS];
 
     for (int n = 0; n < PARTS; n++) {
-        shares(who, 2, PART, share, &all);
-        parts[n] = share[1] / (share[0] + share[1]);
-        print_message("%.4f and %.4f of a core: %.4f\n", share[0], share[1], parts[n]);
+        struct stretch s = over_use(who, 2, PART);
+
+        parts[n] = s.share[1] / (s.share[0] + s.share[1]);
+        print_message("%.4f and %.4f of a core: %.4f\n", s.share[0], s.share[1], parts[n]);
     }
     qsort(parts, PARTS, sizeof(parts[0]), by_size);
     return parts[PARTS / 2];
@@ -105,19 +106,20 @@ static void test_weights_waste_nothing(void **state)
 {
     WHV_PARTITION_HANDLE heavy = asking(1, WHvPartitionPropertyCodeCpuWeight, 5000);
     struct spinners *const who[] = {&left, &right};
-    double share[2], all, best = 0;
+    double best = 0;
 
     (void)state;
     assert_ok(set32(heavy, WHvPartitionPropertyCodeCpuCap, 10));
     start_both(asking(1, WHvPartitionPropertyCodeCpuWeight, 50), heavy);
-    for (int n = 0; n < PARTS && best < 0.8; n++) {
-        shares(who, 2, PART, share, &all);
-        print_message("%.4f of a core beside %.4f\n", share[0], share[1]);
-        assert_true(share[1] < 0.1 + 0.02);         // half a second
-        best = share[0] / (share[0] + share[1]) > best ? share[0] / (share[0] + share[1]) : best;
+    for (int n = 0; n < PARTS && best < 0.85; n++) {
+        struct stretch s = over_a_second(who, 2);
+
+        print_message("%.4f of a core beside %.4f, waited for %.4f\n", s.share[0], s.share[1], s.waited);
+        assert_true(s.share[1] <= 0.1 + BOUND);
+        best = s.share[0] + s.waited > best ? s.share[0] + s.waited : best;
     }
     stop_both();
-    assert_true(best >= 0.8);
+    assert_true(best >= 0.85);
 }
 
 // ---- Groups --------------------------------------------------------------------------------------------------------
@@ -133,18 +135,11 @@ static WHV_PARTITION_HANDLE member(UINT64 group, UINT32 processors, UINT32 cap)
 static void test_group(void **state)
 {
     struct spinners *const who[] = {&left, &right};
-    double share[2], all, best = 0;
 
     (void)state;
     start_both(member(7, 1, 30), member(7, 1, 30));
-    for (int n = 0; n < PARTS && best < 0.29; n++) {
-        shares(who, 2, SECOND, share, &all);
-        print_message("%.4f and %.4f of a core\n", share[0], share[1]);
-        assert_true(share[0] + share[1] <= 0.31);
-        best = share[0] + share[1] > best ? share[0] + share[1] : best;
-    }
+    expect_bound(who, 2, 0.3);
     stop_both();
-    assert_true(best >= 0.29);
 }
 
 static void test_group_of_others(void **state)
@@ -168,16 +163,24 @@ static void test_group_of_others(void **state)
 
 // ---- Reserves ------------------------------------------------------------------------------------------------------
 
+// It has what it has reserved of the core. Where others of the host take so much that it is not there to be had, the
+// partition without a reserve has next to nothing.
 static void test_reserve_is_there(void **state)
 {
-    double part;
+    struct spinners *const who[] = {&left, &right};
+    int good = 0;
 
     (void)state;
     start_both(asking(1, WHvPartitionPropertyCodeCpuWeight, 10000),
                asking(1, WHvPartitionPropertyCodeCpuReserve, 80));
-    part = part_of_right();
+    for (int n = 0; n < PARTS; n++) {
+        struct stretch s = over_use(who, 2, PART);
+
+        good += s.share[1] >= 0.8 * 0.95 || s.share[0] <= 0.08 * s.share[1];
+        print_message("%.4f without, %.4f with a reserve of 0.8\n", s.share[0], s.share[1]);
+    }
     stop_both();
-    assert_true(part >= 0.8 * 0.95);
+    assert_true(good > PARTS / 2);
 }
 
 // As many processors as the host has cores, and all of them reserved.
@@ -272,7 +275,7 @@ static WHV_PARTITION_HANDLE weight_of_300(void)
 static void test_weights_across_processes(void **state)
 {
     struct spinners *const who[] = {&left};
-    double parts[PARTS], share, all;
+    double parts[PARTS];
     clockid_t clock;
     pid_t child;
 
@@ -282,10 +285,10 @@ static void test_weights_across_processes(void **state)
     spinners_set_up(&left, asking(1, WHvPartitionPropertyCodeCpuWeight, 100), 1);
     spinners_start(&left);
     for (int n = 0; n < PARTS; n++) {
-        uint64_t before = clock_ns(clock), from = clock_ns(CLOCK_MONOTONIC);
+        uint64_t before = clock_ns(clock), own = spinners_ns(&left);
 
-        shares(who, 1, PART, &share, &all);
-        parts[n] = (double)(clock_ns(clock) - before) / (double)(clock_ns(CLOCK_MONOTONIC) - from) / share;
+        (void)over_use(who, 1, PART / 2);
+        parts[n] = (double)(clock_ns(clock) - before) / (double)(spinners_ns(&left) - own);
         print_message("another process has %.3f times as much\n", parts[n]);
     }
     spinners_stop(&left);
