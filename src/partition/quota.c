@@ -302,7 +302,7 @@ static uint64_t level_of(const struct quota_table *t, uint32_t crowd, uint64_t c
 
 static void rate_crowd(struct quota_table *t, uint32_t crowd, uint64_t cores)
 {
-    uint64_t wanted = 0, gets = 0, level, ahead = 0, owed = OWED_NS, slowest = QUOTA_CORE;
+    uint64_t wanted = 0, gets = 0, level, ahead = 0, behind = UINT64_MAX, owed = OWED_NS, slowest = QUOTA_CORE;
     bool reserves = false;
 
     for (unsigned int i = 0; i < t->accounts; i++)
@@ -326,6 +326,7 @@ static void rate_crowd(struct quota_table *t, uint32_t crowd, uint64_t cores)
         a->rate = a->rate > RATE_MIN ? a->rate : RATE_MIN;
         a->limited = a->rate >= a->wants && a->waits < a->wants / 20;
         slowest = least(slowest, a->rate);
+        behind = a->limited ? behind : least(behind, a->virtual_ns);
     }
     owed += (uint64_t)OVERRUN_NS * QUOTA_CORE / slowest;
     for (unsigned int i = 0; i < t->accounts; i++) {
@@ -333,9 +334,9 @@ static void rate_crowd(struct quota_table *t, uint32_t crowd, uint64_t cores)
 
         if (a->crowd != crowd)
             continue;
-        // Who comes back from sleep, or gets what it wants, has nothing to catch up with.
+        // Who gets what it wants has nothing to catch up with, and nothing to wait for.
         if (a->limited)
-            a->virtual_ns = ahead;
+            a->virtual_ns = behind != UINT64_MAX ? behind : ahead;
         else if (ahead > owed && a->virtual_ns < ahead - owed)
             a->virtual_ns = ahead - owed;
     }
@@ -386,7 +387,7 @@ uint64_t quota_stand_aside(struct quota_table *t, unsigned int member, uint32_t 
     t->member[member].processor[processor].seen = now;      // also while it stands aside
     if (now >= t->rated_at + RATE_NS)
         rate_all(t, now);
-    if (!a->crowd)
+    if (!a->crowd || a->limited)
         return 0;
     for (unsigned int i = 0; i < t->accounts; i++) {
         const struct quota_account *other = &t->account[i];

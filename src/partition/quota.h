@@ -28,7 +28,7 @@
 #define QUOTA_LAYOUT 1u                 // of struct quota_table
 #define QUOTA_BURST_NS 5000000
 #define QUOTA_SLICE_NS 1000000          // taken from a bucket at a time
-#define QUOTA_FRESH_NS 30000000         // who has not been heard of for so long wants nothing
+#define QUOTA_FRESH_NS 100000000        // who has not been heard of for so long wants nothing; a busy host is slow to hear
 
 struct quota_bucket {
     uint64_t rate;                      // 0: no limit
