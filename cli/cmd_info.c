@@ -94,6 +94,13 @@ static void info_read_choice(char *report, size_t size)
     }
 }
 
+static void info_read_policy(char *report, size_t size)
+{
+    if (FAILED(BulkheadGetHostPolicyReport(report, (UINT32)size, NULL))) {
+        report[0] = '\0';
+    }
+}
+
 static bool info_chosen(const BULKHEAD_ENGINE_INFO *engine, const char *report)
 {
     char line[sizeof(engine->Name) + sizeof("engine: \n")];
@@ -179,6 +186,11 @@ static void info_print(void)
     for (char *line = strtok(report, "\n"); line != NULL; line = strtok(NULL, "\n")) {
         printf("  %s\n", line);
     }
+    info_read_policy(report, sizeof(report));
+    printf("\nProcessor time:\n");
+    for (char *line = strtok(report, "\n"); line != NULL; line = strtok(NULL, "\n")) {
+        printf("  %s\n", line);
+    }
     info_print_capabilities();
     info_print_properties();
 }
@@ -259,6 +271,8 @@ static void info_print_json(void)
     json_object_object_add(root, "version", json_object_new_string(BulkheadVersion()));
     json_object_object_add(root, "engines", info_json_engines(report));
     json_object_object_add(root, "choice", json_object_new_string(report));
+    info_read_policy(report, sizeof(report));
+    json_object_object_add(root, "policy", json_object_new_string(report));
     json_object_object_add(root, "capabilities", list);
     json_object_object_add(root, "properties", info_json_properties());
     puts(json_object_to_json_string_ext(root, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE));

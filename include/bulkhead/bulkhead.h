@@ -66,6 +66,13 @@ HRESULT BulkheadGetEngineReport(WHV_PARTITION_HANDLE Partition, char *Buffer, UI
  * Errors: E_POINTER; E_INVALIDARG for the handle or an unknown name; ERROR_INVALID_STATE after set-up. */
 HRESULT BulkheadSetRelaxations(WHV_PARTITION_HANDLE Partition, const char *List);
 
+/* Tells in words by which way this host gives partitions what CpuCap, CpuReserve, CpuWeight, CpuGroupId and
+ * ProcessorFrequencyCap ask for. Each line is "WHAT: HOW".
+ *
+ * Needed and Buffer as for BulkheadGetEngineReport.
+ * Errors: WHV_E_INSUFFICIENT_BUFFER, and nothing is written to Buffer. */
+HRESULT BulkheadGetHostPolicyReport(char *Buffer, UINT32 BufferSizeInBytes, UINT32 *Needed);
+
 /* Tells how many guest instructions a processor has executed since it was created. It may be asked while the
  * processor runs, and then lags behind a little.
  * Errors: E_POINTER; WHV_E_VP_DOES_NOT_EXIST; E_NOTIMPL when the partition's engine does not count. */

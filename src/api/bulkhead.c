@@ -1,10 +1,13 @@
-// What Bulkhead has beyond the Windows API: version, engines, relaxations, instruction count.
+// What Bulkhead has beyond the Windows API: version, engines, relaxations, host policy, instruction count.
 #include "bulkhead/bulkhead.h"
 
 #include <stdio.h>
 #include <string.h>
 
 #include "api/call.h"
+#include "partition/policy.h"
+
+#define HOST_REPORT_SIZE 2048
 
 const char *BulkheadVersion(void)
 {
@@ -95,6 +98,14 @@ HRESULT BulkheadGetEngineReport(WHV_PARTITION_HANDLE Partition, char *Buffer, UI
     } else {
         partition_report_default(report, sizeof(report));
     }
+    return api_write_result(report, (UINT32)strlen(report) + 1, Buffer, BufferSizeInBytes, Needed);
+}
+
+HRESULT BulkheadGetHostPolicyReport(char *Buffer, UINT32 BufferSizeInBytes, UINT32 *Needed)
+{
+    char report[HOST_REPORT_SIZE] = "";
+
+    schedule_report(report, sizeof(report));
     return api_write_result(report, (UINT32)strlen(report) + 1, Buffer, BufferSizeInBytes, Needed);
 }
 

@@ -38,6 +38,8 @@ void schedule_tear_down_locked(struct partition *p);
 void schedule_release_locked(struct partition *p);
 // May sleep, until there is processor time for the run or it is cancelled.
 CHECKED HRESULT schedule_enter(struct vp *vp);
+// In words, a line each: by which way processor time is bounded here, and who shares the accounts.
+void schedule_report(char *text, size_t size);
 // Its part of what this host can give, and the frequencies that can be a cap.
 void schedule_features(WHV_SCHEDULER_FEATURES *features);
 void schedule_frequency(WHV_CAPABILITY_PROCESSOR_FREQUENCY_CAP *frequency);

@@ -14,6 +14,7 @@
 #define SLACK_NS 500000
 #define OWED_NS 20000000
 #define OVERRUN_NS (8 * QUOTA_SLICE_NS)
+#define DEBT_NS 10000000000ll
 #define RATE_MIN (QUOTA_CORE / 1000)    // nobody stands still
 #define ASIDE_MIN_NS 200000
 #define ASIDE_MAX_NS 10000000          // less than QUOTA_FRESH_NS, so that who stands aside is heard of
@@ -61,11 +62,14 @@ uint64_t quota_bucket_take(struct quota_bucket *b, uint64_t now, uint64_t ns)
 
 void quota_bucket_give(struct quota_bucket *b, int64_t ns)
 {
-    const int64_t most = (int64_t)QUOTA_BURST_NS * MILLION;
+    const int64_t most = (int64_t)QUOTA_BURST_NS * MILLION, debt = -DEBT_NS * MILLION;
 
     if (b->rate == 0)
         return;
-    b->tokens += ns * MILLION;
+    // A processor that was out of sight for long (a stopped process, say) is not punished for ever.
+    b->tokens += (ns > -DEBT_NS ? ns : -DEBT_NS) * MILLION;
+    if (b->tokens < debt)
+        b->tokens = debt;
     if (b->tokens > most)
         b->tokens = most;
 }
@@ -110,7 +114,9 @@ static void recount(struct quota_table *t)
     for (unsigned int i = 0; i < QUOTA_ACCOUNTS; i++) {
         struct quota_account *a = &t->account[i];
 
-        a->bucket.rate = a->used && a->terms.cap < 100 ? percent_of_cores(a->terms.cap, a->terms.processors) : 0;
+        a->bucket.rate = a->used && a->terms.cap < 100 && !a->terms.capped
+                             ? percent_of_cores(a->terms.cap, a->terms.processors)
+                             : 0;
     }
 }
 
@@ -225,8 +231,7 @@ static void sum_up(struct quota_table *t, uint64_t now)
     for (unsigned int i = 0; i < t->accounts; i++) {
         struct quota_account *a = &t->account[i];
 
-        if (a->bucket.rate && a->wants > a->bucket.rate)
-            a->wants = (uint32_t)a->bucket.rate;
+        a->wants = (uint32_t)least(a->wants, percent_of_cores(a->terms.cap, a->terms.processors));
     }
 }
 

@@ -25,7 +25,7 @@
 #define QUOTA_MEMBERS 512u
 #define QUOTA_ACCOUNTS 512u
 #define QUOTA_CPUS 1024u
-#define QUOTA_LAYOUT 1u                 // of struct quota_table
+#define QUOTA_LAYOUT 2u                 // of struct quota_table
 #define QUOTA_BURST_NS 5000000
 #define QUOTA_SLICE_NS 1000000          // taken from a bucket at a time
 #define QUOTA_FRESH_NS 100000000        // who has not been heard of for so long wants nothing; a busy host is slow to hear
@@ -47,6 +47,7 @@ struct quota_terms {
     uint64_t group;                     // 0: none
     uint32_t cap, reserve, weight;      // as the properties have them
     uint32_t processors;
+    bool capped;                        // by the kernel: the account has no bucket
 };
 
 struct quota_processor {

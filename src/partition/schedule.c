@@ -5,12 +5,19 @@
 // code runs out of its sight a thread of the partition's has it look (watch_main). Processor time is never more than
 // time that has passed, so a slice cannot be overrun unnoticed; what was really used is settled at its end. A run that
 // begins inside a slice, on the same thread, costs two readings of the counter.
+//
+// Where the process may, a partition without a group has a control group of the kernel's beside that: it bounds the cap
+// and weighs against what is not Bulkhead's. Slices are still given, for reserves and weights hold across processes.
 #include "partition/policy.h"
 
+#include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
+#include "os/cgroup.h"
 #include "os/ledger.h"
 #include "os/thread.h"
 #include "os/wait.h"
@@ -24,6 +31,10 @@
 #define OUTSIDE_NS 1000000
 #define CPUS_NS 100000000           // where a thread may run is asked for so often
 #define KICK_AGAIN_NS 500000        // a pause that was lost on a run is repeated
+// A control group's period, and the least that the kernel takes for a quota and a period at most, in us.
+#define GROUP_PERIOD 10000
+#define GROUP_QUOTA_MIN 1000
+#define GROUP_PERIOD_MAX 1000000
 
 // Of one processor; the thread's that runs it, but for `state`.
 struct schedule_vp {
@@ -47,6 +58,7 @@ struct schedule {
     bool admitted;
     int pid;                        // of the process that it was admitted in: a fork's child gives nothing back
     uint64_t outside;               // OUTSIDE_NS in ticks
+    struct os_cgroup group;
     pthread_t watch;
     bool watched;                   // there is a watch
     atomic_bool stop;
@@ -133,7 +145,6 @@ CHECKED static HRESULT admit(struct schedule *s, const struct quota_terms *terms
     }
     os_ledger_unlock(&host.ledger);
     s->admitted = SUCCEEDED(hr);
-    s->pid = host.pid;
     if (!s->admitted)
         close_ledger();
     pthread_mutex_unlock(&host.lock);
@@ -156,6 +167,42 @@ void schedule_release_locked(struct partition *p)
     os_ledger_unlock(&host.ledger);
     close_ledger();
     pthread_mutex_unlock(&host.lock);
+}
+
+// ---- The control group ----------------------------------------------------------------------------------------------
+
+CHECKED static int limit_group(const struct os_cgroup *g, const struct quota_terms *terms)
+{
+    uint64_t cores = (uint64_t)terms->cap * terms->processors * (QUOTA_CORE / 100);
+    uint64_t period = GROUP_PERIOD, quota = cores * period / QUOTA_CORE;
+
+    if (terms->cap == 100)
+        return os_cgroup_limit(g, 0, 0, terms->weight);
+    if (quota < GROUP_QUOTA_MIN) {
+        quota = GROUP_QUOTA_MIN;
+        period = quota * QUOTA_CORE / cores;
+        period = period < GROUP_PERIOD_MAX ? period : GROUP_PERIOD_MAX;
+    }
+    return os_cgroup_limit(g, quota, period, terms->weight);
+}
+
+// False, and nothing has changed, where the process may not have one.
+static bool make_group(struct os_cgroup *g, const struct quota_terms *terms)
+{
+    static _Atomic unsigned int last;
+    char parent[OS_CGROUP_PATH], name[48];
+
+    g->path[0] = '\0';
+    // A group of partitions is more than one process's.
+    if (terms->group || os_cgroup_own(parent, sizeof(parent)) < 0)
+        return false;
+    snprintf(name, sizeof(name), "bulkhead-%d-%u", getpid(), atomic_fetch_add(&last, 1));
+    if (os_cgroup_make(g, parent, name) < 0)
+        return false;
+    if (limit_group(g, terms) == 0)
+        return true;
+    os_cgroup_remove(g);
+    return false;
 }
 
 // ---- The watch -----------------------------------------------------------------------------------------------------
@@ -270,6 +317,40 @@ static uint32_t nominal_mhz(void)
     return (uint32_t)(os_tsc_hz() / 1000000);
 }
 
+void schedule_report(char *text, size_t size)
+{
+    char path[OS_CGROUP_PATH], why[128];
+    struct os_cgroup probe;
+    char name[48];
+    int answer = os_cgroup_own(path, sizeof(path));
+    size_t length;
+
+    if (answer == 0) {
+        snprintf(name, sizeof(name), "bulkhead-%d-probe", getpid());
+        answer = os_cgroup_make(&probe, path, name);
+        if (answer == 0)
+            os_cgroup_remove(&probe);
+    } else {
+        snprintf(path, sizeof(path), "/sys/fs/cgroup");
+    }
+    if (answer == 0)
+        snprintf(text, size, "processor time: control groups (cgroup v2) below %s, and slices of the library's own\n",
+                 path);
+    else
+        snprintf(text, size, "processor time: slices of the library's own; no control groups, as %s %s\n", path,
+                 answer == -ENOTSUP  ? "has no cpu controller"
+                 : answer == -ENOENT ? "is no cgroup v2"
+                                     : strerror_r(-answer, why, sizeof(why)));
+    length = strlen(text);
+    if (os_ledger_directory(path, sizeof(path)) == 0)
+        snprintf(text + length, size - length, "accounts: shared by this user's processes, in %s\n", path);
+    else
+        snprintf(text + length, size - length, "accounts: this process's alone, for want of a runtime directory\n");
+    length = strlen(text);
+    snprintf(text + length, size - length, "frequency cap: a bound on processor time, of nominal %u MHz\n",
+             nominal_mhz());
+}
+
 void schedule_frequency(WHV_CAPABILITY_PROCESSOR_FREQUENCY_CAP *frequency)
 {
     frequency->IsSupported = 1;
@@ -293,7 +374,7 @@ static uint64_t frequency_rate(const struct partition *p)
 HRESULT schedule_set_up_locked(struct partition *p, bool *wanted)
 {
     const struct property_values *values = &p->properties;
-    const struct quota_terms terms = {
+    struct quota_terms terms = {
         .group = values->cpu_group_id, .cap = values->cpu_cap, .reserve = values->cpu_reserve,
         .weight = values->cpu_weight, .processors = values->processor_count,
     };
@@ -310,12 +391,14 @@ HRESULT schedule_set_up_locked(struct partition *p, bool *wanted)
     if (!s)
         return E_OUTOFMEMORY;
     s->partition = p;
+    s->pid = getpid();
     s->outside = clock_scale(OUTSIDE_NS, os_tsc_hz(), 1000000000);
     for (unsigned int i = 0; i < PARTITION_MAX_PROCESSORS; i++) {
         s->vps[i].stat = -1;
         quota_bucket_init(&s->vps[i].frequency, frequency, os_monotonic_ns());
     }
     p->schedule = s;
+    terms.capped = make_group(&s->group, &terms);
     hr = admit(s, &terms);
     if (SUCCEEDED(hr) && p->engine->vp_pause)
         hr = start_watch(s);
@@ -338,6 +421,8 @@ void schedule_tear_down_locked(struct partition *p)
         pthread_join(s->watch, NULL);
     }
     schedule_release_locked(p);
+    if (s->pid == getpid())
+        os_cgroup_remove(&s->group);
     for (unsigned int i = 0; i < PARTITION_MAX_PROCESSORS; i++)
         if (s->vps[i].stat >= 0)
             close(s->vps[i].stat);
@@ -477,6 +562,9 @@ HRESULT schedule_enter(struct vp *vp)
 
     if (!s)
         return S_OK;
+    // Should the group be gone under the process, a run without its cap would be worse than none.
+    if (s->group.path[0] && os_cgroup_join(&s->group) < 0)
+        return E_ACCESSDENIED;
     v = &s->vps[vp->index];
     now = os_tsc();
     if (v->thread != os_thread_number() || now >= vp->due || now - v->left > s->outside)

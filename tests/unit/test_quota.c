@@ -102,7 +102,7 @@ static void test_bucket_debt(void **state)
 
 static struct quota_terms terms(uint64_t group, uint32_t cap, uint32_t reserve, uint32_t weight, uint32_t processors)
 {
-    return (struct quota_terms){group, cap, reserve, weight, processors};
+    return (struct quota_terms){group, cap, reserve, weight, processors, false};
 }
 
 static HRESULT admit(struct quota_terms wanted, unsigned int *member)
