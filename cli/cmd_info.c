@@ -305,9 +305,9 @@ bool cmd_info(int argc, char **argv, int *code, struct error *err)
     }
     if (help) {
         printf("Usage: bulkhead info [--json]\n\n"
-               "Shows the engines with the reason why each is or is not chosen, the capabilities that a partition\n"
-               "would have, and which of the properties that 'bulkhead run' has options for can be had here.\n"
-               "--json prints the same as one JSON object.\n");
+               "Shows the engines with the reason why each is or is not chosen, by which way the host gives\n"
+               "processor time, the capabilities that a partition would have, and which of the properties\n"
+               "that 'bulkhead run' has options for can be had here. --json prints the same as one JSON object.\n");
     } else if (json) {
         info_print_json();
     } else {

@@ -53,7 +53,9 @@ HRESULT WINAPI WHvCreatePartition(WHV_PARTITION_HANDLE *Partition);
  *
  * Errors: WHV_E_INVALID_PARTITION_CONFIG when ProcessorCount was not set, or when properties contradict each
  * other; ERROR_INVALID_STATE (as an HRESULT) when it is set up already, or while the source of a migration
- * has not completed. */
+ * has not completed; ERROR_NO_SYSTEM_RESOURCES (as an HRESULT) when the host cannot honour CpuReserve beside the
+ * reserves that it has admitted; E_INVALIDARG when other members of its CpuGroupId have other limits;
+ * ERROR_NOT_SUPPORTED (as an HRESULT) for what WHvCapabilityCodeSchedulerFeatures says is not to be had. */
 HRESULT WINAPI WHvSetupPartition(WHV_PARTITION_HANDLE Partition);
 
 /* Puts every processor back into its reset state and withdraws pending interrupts and cancels; properties and

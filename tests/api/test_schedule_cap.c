@@ -69,6 +69,42 @@ static void test_frequency_above_nominal(void **state)
     check_bound(p, 1, 1);
 }
 
+// A processor that exits all the time, and goes on where it was.
+static void *exiting_main(void *argument)
+{
+    struct runner *r = argument;
+
+    do {
+        r->hr = WHvRunVirtualProcessor(r->partition, r->vp, &r->exit, sizeof(r->exit));
+        if (r->hr != S_OK || r->exit.ExitReason != WHvRunVpExitReasonX64IoPortAccess)
+            break;
+        set_register(r->partition, r->vp, WHvX64RegisterRip, CODE);
+    } while (true);
+    atomic_store(&r->done, true);
+    return NULL;
+}
+
+static void test_many_exits(void **state)
+{
+    static const uint8_t code[] = {0x66, 0xFF, 0x07, 0xE6, 0x10};     // inc dword [bx]; out 0x10, al
+    struct spinners *const who[] = {&one};
+    struct runner *r = &one.runner[0];
+    WHV_PARTITION_HANDLE p = created(1);
+
+    (void)state;
+    assert_ok(set32(p, WHvPartitionPropertyCodeCpuCap, 25));
+    spinners_set_up(&one, p, 1);
+    memcpy(one.memory + CODE, code, sizeof(code));
+    memset(r, 0, sizeof(*r));
+    r->partition = p;
+    assert_int_equal(pthread_create(&r->thread, NULL, exiting_main, r), 0);
+    assert_int_equal(pthread_getcpuclockid(r->thread, &one.clock[0]), 0);
+    EVENTUALLY(load32(one.memory, COUNTER) > 100);
+    expect_bound(who, 1, 0.25);
+    cancel(r);
+    assert_ok(WHvDeletePartition(p));
+}
+
 // A cap of one percent leaves long waits between slices: a cancel ends one, and the guest has not moved.
 static void test_cancel_while_held_back(void **state)
 {
@@ -122,6 +158,7 @@ int main(void)
         cmocka_unit_test(test_one),
         cmocka_unit_test(test_two),
         cmocka_unit_test(test_four),
+        cmocka_unit_test(test_many_exits),
         cmocka_unit_test(test_frequency),
         cmocka_unit_test(test_frequency_above_nominal),
         cmocka_unit_test(test_cancel_while_held_back),

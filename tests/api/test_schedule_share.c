@@ -10,6 +10,7 @@
 #define PART (SECOND * 4 / 10)      // of processor time
 #define PARTS 5
 
+static char directory[] = "/tmp/bulkhead-schedule-XXXXXX";
 static struct spinners left, right;
 
 static WHV_PARTITION_HANDLE asking(UINT32 processors, WHV_PARTITION_PROPERTY_CODE code, UINT32 value)
@@ -299,9 +300,58 @@ static void test_weights_across_processes(void **state)
     assert_true(parts[PARTS / 2] < 3 * 1.05);
 }
 
-// ---- The host as these tests want it -------------------------------------------------------------------------------
+// What a partition had reserved is free as soon as it is gone elsewhere, and its new self has it.
+static void test_reserve_moves(void **state)
+{
+    WHV_PARTITION_HANDLE source = reserving(100), target, more = reserving(1);
+    HANDLE handle;
 
-static char directory[] = "/tmp/bulkhead-schedule-XXXXXX";
+    (void)state;
+    assert_ok(WHvSetupPartition(source));
+    assert_ok(WHvStartPartitionMigration(source, &handle));
+    assert_ok(WHvAcceptPartitionMigration(handle, &target));
+    assert_hr(WHvSetupPartition(more), NO_RESOURCES);
+    assert_ok(WHvCompletePartitionMigration(source));
+    assert_ok(WHvSetupPartition(target));
+    assert_ok(WHvDeletePartition(source));
+    assert_hr(WHvSetupPartition(more), NO_RESOURCES);
+    assert_ok(WHvDeletePartition(target));
+    assert_ok(WHvSetupPartition(more));
+    assert_ok(WHvDeletePartition(more));
+}
+
+// ---- Which way -----------------------------------------------------------------------------------------------------
+
+static void test_report(void **state)
+{
+    UINT32 needed = 0, again = 0;
+    char *text, small = 'x';
+
+    (void)state;
+    assert_hr(BulkheadGetHostPolicyReport(&small, 1, &needed), WHV_E_INSUFFICIENT_BUFFER);
+    assert_int_equal(small, 'x');
+    assert_true(needed > 1);
+    text = malloc(needed);
+    assert_non_null(text);
+    assert_ok(BulkheadGetHostPolicyReport(text, needed, &again));
+    assert_int_equal(again, needed);
+    assert_int_equal(strlen(text) + 1, needed);
+    print_message("%s", text);
+    assert_non_null(strstr(text, "processor time: "));
+    assert_non_null(strstr(text, directory));       // where the accounts are
+    assert_non_null(strstr(text, "frequency cap: "));
+    free(text);
+}
+
+static void test_capabilities(void **state)
+{
+    const WHV_SCHEDULER_FEATURES features = engine_capability(WHvCapabilityCodeSchedulerFeatures).SchedulerFeatures;
+
+    (void)state;
+    assert_true(features.CpuCap && features.CpuGroupId && features.CpuWeight && features.CpuReserve);
+}
+
+// ---- The host as these tests want it -------------------------------------------------------------------------------
 
 // One core, and nobody else's partitions.
 static int prepare(void **state)
@@ -332,6 +382,9 @@ int main(void)
         cmocka_unit_test(test_reserve_is_there),
         cmocka_unit_test(test_reserves_are_admitted),
         cmocka_unit_test(test_reserve_of_another_process),
+        cmocka_unit_test(test_reserve_moves),
+        cmocka_unit_test(test_report),
+        cmocka_unit_test(test_capabilities),
     };
 
     return engine_run_tests_with(tests, prepare, clean_up);
