@@ -29,6 +29,8 @@ void policy_tear_down_locked(struct partition *p)
 
 HRESULT policy_run(struct vp *vp, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
+    // The caller's may be the client's, which learns of no exit that is none.
+    WHV_RUN_VP_EXIT_CONTEXT own;
     HRESULT hr = placement_enter(vp);
 
     if (FAILED(hr))
@@ -42,9 +44,11 @@ HRESULT policy_run(struct vp *vp, WHV_RUN_VP_EXIT_CONTEXT *exit)
         if (FAILED(hr))
             break;
         cancels = vp->cancels;
-        hr = vp->partition->engine->vp_run(vp, exit);
+        hr = vp->partition->engine->vp_run(vp, &own);
         vp->cancels_seen = cancels;
         schedule_leave(vp);
-    } while (SUCCEEDED(hr) && exit->ExitReason == WHvRunVpExitReasonNone);
+    } while (SUCCEEDED(hr) && own.ExitReason == WHvRunVpExitReasonNone);
+    if (SUCCEEDED(hr))
+        *exit = own;
     return hr;
 }

@@ -111,13 +111,14 @@ static void close_ledger(void)
         os_ledger_close(&host.ledger);
 }
 
-// Members whose process is gone. With the table's lock.
-static void bury(void)
+// Members whose process is gone. With the table's lock. A process does not see its own locks: what bears its number is
+// its own, but for what it finds when it comes, `fresh`.
+static void bury(bool fresh)
 {
     struct quota_table *t = table();
 
     for (unsigned int i = 0; i < QUOTA_MEMBERS; i++)
-        if (t->member[i].used && (t->member[i].pid != (uint32_t)host.pid) &&
+        if (t->member[i].used && (fresh || t->member[i].pid != (uint32_t)host.pid) &&
             !os_ledger_held_elsewhere(&host.ledger, i))
             quota_leave(t, i);
 }
@@ -133,7 +134,7 @@ CHECKED static HRESULT admit(struct schedule *s, const struct quota_terms *terms
         return hr;
     }
     os_ledger_lock(&host.ledger);
-    bury();
+    bury(host.users == 1);
     // A reserve that other processes cannot see is none.
     if (terms->reserve && host.ledger.fd < 0)
         hr = NOT_SUPPORTED;

@@ -406,7 +406,7 @@ __attribute__((hot)) static HRESULT run_step(struct kvm_vcpu *v, enum step *step
         *step = canceled(v, exit);
         return S_OK;
     }
-    if (vp_due(v->p.vp)) {
+    if (X86_UNLIKELY(vp_due(v->p.vp))) {
         exit->ExitReason = WHvRunVpExitReasonNone;
         *step = STEP_EXIT;
         return S_OK;
