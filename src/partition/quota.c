@@ -398,7 +398,7 @@ uint64_t quota_stand_aside(struct quota_table *t, unsigned int member, uint32_t 
         const struct quota_account *other = &t->account[i];
         uint64_t need;
 
-        if (other == a || other->crowd != a->crowd || other->limited ||
+        if (other == a || other->crowd != a->crowd || other->limited || now < other->held_until ||
             a->virtual_ns <= other->virtual_ns + SLACK_NS)
             continue;
         // That it takes to catch up, with the core to itself.

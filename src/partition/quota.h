@@ -25,7 +25,7 @@
 #define QUOTA_MEMBERS 512u
 #define QUOTA_ACCOUNTS 512u
 #define QUOTA_CPUS 1024u
-#define QUOTA_LAYOUT 2u                 // of struct quota_table
+#define QUOTA_LAYOUT 3u                 // of struct quota_table
 #define QUOTA_BURST_NS 5000000
 #define QUOTA_SLICE_NS 1000000          // taken from a bucket at a time
 #define QUOTA_FRESH_NS 100000000        // who has not been heard of for so long wants nothing; a busy host is slow to hear
@@ -73,6 +73,7 @@ struct quota_account {
     uint32_t gets;                      // averaged
     uint32_t crowd;                     // accounts with the same number contend for cores; 0: nobody else does
     bool limited;                       // its rate is what it wants
+    uint64_t held_until;                // its bucket is empty
 };
 
 struct quota_table {
@@ -89,8 +90,8 @@ CHECKED HRESULT quota_admit(struct quota_table *t, const struct quota_terms *ter
                             uint32_t pid, unsigned *member);
 void quota_leave(struct quota_table *t, unsigned member);
 
-// A processor of a member has run: `used` ns of processor time, `waited` for a core, in `passed` that it was not held
-// back. `cpus`: where it may run; NULL: as before.
+// A processor of a member has run: `used` ns of processor time, `waited` for a core, in `passed` that it did not stand
+// aside. `cpus`: where it may run; NULL: as before.
 void quota_note(struct quota_table *t, unsigned member, uint32_t processor, uint64_t now, uint64_t used, uint64_t waited,
                 uint64_t passed, const uint64_t cpus[QUOTA_CPUS / 64]);
 // For how long the processor should stand aside for others, in ns; 0: not at all.

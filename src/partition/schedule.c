@@ -42,6 +42,7 @@ struct schedule_vp {
     int stat;                       // os_thread_open; -1: none
     uint64_t slice;                 // ns taken that `used` is settled against
     uint64_t cpu_from, waited_from, tick_from;          // when the slice began, by each clock
+    uint64_t held;                  // ns before that in which its buckets had nothing for it
     uint64_t own;                   // processor time that it took to begin the slice
     uint64_t left;                  // tick at which the last run ended
     uint64_t cpus_at;
@@ -502,27 +503,29 @@ static void settle(struct vp *vp, struct schedule_vp *v, uint64_t now, const str
 
     quota_bucket_give(&v->frequency, left);
     quota_bucket_give(&quota_account_of(table(), s->member)->bucket, left);
-    quota_note(table(), s->member, vp->index, now, cpu, use->wait, use->passed, use->asked ? use->cpus : NULL);
-    v->slice = v->own = 0;
+    quota_note(table(), s->member, vp->index, now, cpu, use->wait, use->passed + v->held, use->asked ? use->cpus : NULL);
+    v->slice = v->own = v->held = 0;
 }
 
 // 0: there is a slice, or for how many ns there is none. With the table's lock.
 static uint64_t take(struct vp *vp, struct schedule_vp *v, uint64_t now)
 {
     struct schedule *s = vp->partition->schedule;
-    struct quota_bucket *bucket = &quota_account_of(table(), s->member)->bucket;
+    struct quota_account *account = quota_account_of(table(), s->member);
     uint64_t aside = quota_stand_aside(table(), s->member, vp->index, now), ns;
 
     if (aside)
         return aside;
     ns = quota_bucket_take(&v->frequency, now, QUOTA_SLICE_NS);
-    if (ns)
-        return ns;
-    ns = quota_bucket_take(bucket, now, QUOTA_SLICE_NS);
-    if (ns)
-        quota_bucket_give(&v->frequency, QUOTA_SLICE_NS);
-    else
-        v->slice = QUOTA_SLICE_NS;
+    if (ns == 0) {
+        ns = quota_bucket_take(&account->bucket, now, QUOTA_SLICE_NS);
+        account->held_until = now + ns;
+        if (ns)
+            quota_bucket_give(&v->frequency, QUOTA_SLICE_NS);
+        else
+            v->slice = QUOTA_SLICE_NS;
+    }
+    v->held += ns;
     return ns;
 }
 
