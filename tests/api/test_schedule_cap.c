@@ -80,6 +80,9 @@ static void *exiting_main(void *argument)
             break;
         set_register(r->partition, r->vp, WHvX64RegisterRip, CODE);
     } while (true);
+    if (r->hr != S_OK || r->exit.ExitReason != WHvRunVpExitReasonCanceled)
+        print_message("ended with 0x%08x, exit 0x%x at 0x%llx\n", (unsigned int)r->hr, (unsigned int)r->exit.ExitReason,
+                      (unsigned long long)r->exit.VpContext.Rip);
     atomic_store(&r->done, true);
     return NULL;
 }
