@@ -347,25 +347,23 @@ static void test_apart(void **state)
     assert_int_equal(quota_stand_aside(table, b, 0, now), 0);
 }
 
-#define CASE(name) cmocka_unit_test_setup_teardown(name, fresh, done)
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        CASE(test_bucket_without_limit),
-        CASE(test_bucket_gives_its_rate),
-        CASE(test_bucket_saves_no_more_than_a_burst),
-        CASE(test_bucket_debt),
-        CASE(test_reserves),
-        CASE(test_group_is_one_account),
-        CASE(test_table_is_full),
-        CASE(test_half_written),
-        CASE(test_weights_have_their_ratio),
-        CASE(test_weight_of_three_processors),
-        CASE(test_reserve_before_weight),
-        CASE(test_nothing_is_wasted),
-        CASE(test_alone),
-        CASE(test_apart),
+        cmocka_unit_test_setup_teardown(test_bucket_without_limit, fresh, done),
+        cmocka_unit_test_setup_teardown(test_bucket_gives_its_rate, fresh, done),
+        cmocka_unit_test_setup_teardown(test_bucket_saves_no_more_than_a_burst, fresh, done),
+        cmocka_unit_test_setup_teardown(test_bucket_debt, fresh, done),
+        cmocka_unit_test_setup_teardown(test_reserves, fresh, done),
+        cmocka_unit_test_setup_teardown(test_group_is_one_account, fresh, done),
+        cmocka_unit_test_setup_teardown(test_table_is_full, fresh, done),
+        cmocka_unit_test_setup_teardown(test_half_written, fresh, done),
+        cmocka_unit_test_setup_teardown(test_weights_have_their_ratio, fresh, done),
+        cmocka_unit_test_setup_teardown(test_weight_of_three_processors, fresh, done),
+        cmocka_unit_test_setup_teardown(test_reserve_before_weight, fresh, done),
+        cmocka_unit_test_setup_teardown(test_nothing_is_wasted, fresh, done),
+        cmocka_unit_test_setup_teardown(test_alone, fresh, done),
+        cmocka_unit_test_setup_teardown(test_apart, fresh, done),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
