@@ -163,7 +163,7 @@ static void hypercall_exit(struct processor *p, WHV_RUN_VP_EXIT_CONTEXT *exit)
     exit->VpContext.InstructionLength = cpu->exit.length & 15;
 }
 
-__attribute__((hot)) void exit_from_cpu(struct processor *p, WHV_RUN_VP_EXIT_CONTEXT *exit, UINT8 cr8)
+__attribute__((hot, noinline, flatten)) void exit_from_cpu(struct processor *p, WHV_RUN_VP_EXIT_CONTEXT *exit, UINT8 cr8)
 {
     static const WHV_RUN_VP_EXIT_REASON reasons[] = {
         [X86_EXIT_PORT] = WHvRunVpExitReasonX64IoPortAccess,

@@ -13,14 +13,14 @@
 
 static void get_gpr(struct processor *p, unsigned n, WHV_REGISTER_VALUE *value) { value->Reg64 = p->cpu.slot[n]; }
 
-__attribute__((hot)) static void set_gpr(struct processor *p, unsigned n, const WHV_REGISTER_VALUE *value)
+static void set_gpr(struct processor *p, unsigned n, const WHV_REGISTER_VALUE *value)
 {
     p->cpu.slot[n] = value->Reg64;
 }
 
 static void get_rip(struct processor *p, unsigned n, WHV_REGISTER_VALUE *value) { (void)n; value->Reg64 = p->cpu.rip; }
 
-__attribute__((hot)) static void set_rip(struct processor *p, unsigned n, const WHV_REGISTER_VALUE *value)
+static void set_rip(struct processor *p, unsigned n, const WHV_REGISTER_VALUE *value)
 {
     (void)n;
     p->cpu.rip = value->Reg64;
@@ -554,7 +554,7 @@ static HRESULT find(struct processor *p, const struct register_table *own, uint3
     return (*row)->has ? (*row)->has(p, name - (*row)->first) : S_OK;
 }
 
-__attribute__((hot)) HRESULT registers_groups(struct processor *p, const struct register_table *own, const WHV_REGISTER_NAME *names,
+HRESULT registers_groups(struct processor *p, const struct register_table *own, const WHV_REGISTER_NAME *names,
                          UINT32 count, uint32_t *groups)
 {
     (void)p;
@@ -585,17 +585,15 @@ HRESULT registers_get(struct processor *p, const struct register_table *own, con
     return S_OK;
 }
 
-__attribute__((hot)) HRESULT registers_set(struct processor *p, const struct register_table *own, const WHV_REGISTER_NAME *names,
+HRESULT registers_set(struct processor *p, const struct register_table *own, const WHV_REGISTER_NAME *names,
                       UINT32 count, const WHV_REGISTER_VALUE *values)
 {
-    const struct register_row *row, *found[8];     // most calls name fewer
+    const struct register_row *row;
     WHV_REGISTER_VALUE value;           // the caller's may not be aligned
     for (UINT32 n = 0; n < count; n++) {
         HRESULT result = find(p, own, (uint32_t)names[n], &row);
         if (FAILED(result))
             return result;
-        if (n < sizeof found / sizeof found[0])
-            found[n] = row;
         memcpy(&value, &values[n], sizeof value);
         if (!row->set || (row->valid && !row->valid(p, (uint32_t)names[n] - row->first, &value)))
             return HV_INVALID_PARAMETER;
@@ -603,7 +601,7 @@ __attribute__((hot)) HRESULT registers_set(struct processor *p, const struct reg
     bool settle = p->settle;
     p->settle = false;
     for (UINT32 n = 0; n < count; n++) {
-        row = n < sizeof found / sizeof found[0] ? found[n] : row_of(own, (uint32_t)names[n]);
+        row = row_of(own, (uint32_t)names[n]);
         memcpy(&value, &values[n], sizeof value);
         row->set(p, (uint32_t)names[n] - row->first, &value);
     }

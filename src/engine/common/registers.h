@@ -34,6 +34,20 @@ struct register_row {
 // Sorted by name, none twice, none that the common table has.
 struct register_table { const struct register_row *rows; size_t count; };
 
+// The same as registers_set where all names are general registers and RIP, which is how clients complete an exit: without
+// a look at the tables. False, and nothing is set, where one is another.
+static inline bool registers_set_general(struct processor *p, const WHV_REGISTER_NAME *names, UINT32 count,
+                                         const WHV_REGISTER_VALUE *values)
+{
+    _Static_assert((int)WHvX64RegisterRax == (int)X86_RAX && WHvX64RegisterR15 == 15 && WHvX64RegisterRip == 16, "in this order");
+    for (UINT32 n = 0; n < count; n++)
+        if (X86_UNLIKELY((uint32_t)names[n] > WHvX64RegisterRip))
+            return false;
+    for (UINT32 n = 0; n < count; n++)
+        *(names[n] == WHvX64RegisterRip ? &p->cpu.rip : &p->cpu.slot[names[n]]) = values[n].Reg64;
+    return true;
+}
+
 // The groups that the names lie in. WHV_E_INVALID_VP_REGISTER_NAME for one that neither table has.
 CHECKED HRESULT registers_groups(struct processor *p, const struct register_table *own, const WHV_REGISTER_NAME *names,
                                  UINT32 count, uint32_t *groups);

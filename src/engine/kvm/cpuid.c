@@ -249,6 +249,8 @@ static uint32_t area_size(const struct kvm_host *host, uint64_t components, bool
 
 static void leaf_xsave(const struct asked *a, uint32_t out[4])
 {
+    if (a->subleaf > 1 && !(out[EAX] | out[EBX] | out[ECX] | out[EDX]))
+        return;                         // no such component: most of them
     const struct x86_cpu *cpu = state(a);
     uint64_t allowed = components_allowed(a), enabled = cpu && cpu->xcr0 ? cpu->xcr0 : 1;
 

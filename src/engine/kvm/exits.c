@@ -45,7 +45,7 @@ static inline __attribute__((always_inline)) HRESULT port(struct kvm_vcpu *v, en
 }
 
 // The access as KVM tells of it, where the instruction cannot be found or is not one of the interpreter's.
-static enum step memory_as_told(struct kvm_vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
+static __attribute__((noinline)) enum step memory_as_told(struct kvm_vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     const struct kvm_run *run = v->run;
     struct gpa_range range;
@@ -66,7 +66,8 @@ static bool memory_at_once(struct kvm_vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
     const struct kvm_undo *undo = &v->half.undo;
     if (!undo->whole || cpu->tlb == cpu->tlbs[X86_TLB_CHECKED])
         return false;
-    struct x86_page page = undo_page(cpu, run->mmio.phys_addr);
+    struct x86_page page;
+    processor_page(&v->p, run->mmio.phys_addr & ~(uint64_t)X86_PAGE_MASK, &page);
     if (page.host && (run->mmio.is_write ? page.write : page.read))
         return false;
     cpu->exit = (struct x86_exit){
@@ -93,7 +94,7 @@ static inline __attribute__((always_inline)) HRESULT memory(struct kvm_vcpu *v, 
     return hr;
 }
 
-__attribute__((hot)) static HRESULT access(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
+__attribute__((hot, flatten)) static HRESULT access(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     return v->run->exit_reason == KVM_EXIT_IO ? port(v, step, exit) : memory(v, step, exit);
 }

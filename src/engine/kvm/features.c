@@ -1,6 +1,7 @@
 // WHP's names for processor features and CPUID's bits for them (SDM vol. 2A, CPUID; APM vol. 3 appendix E).
 #include "engine/kvm/features.h"
 
+#include <assert.h>
 #include <string.h>
 
 enum { EAX, EBX, ECX, EDX };
@@ -164,6 +165,17 @@ const struct kvm_cpuid_entry2 *kvm_features_entry(const struct kvm_cpuid2 *table
     return NULL;
 }
 
+// Leaves that have a row: most are looked up in vain, some hundred for each processor.
+static bool has_rows(uint32_t leaf)
+{
+    switch (leaf) {
+    case 1: case 7: case 0xd: case 0x24: case 0x80000001: case 0x80000007: case 0x80000008: case 0x80000021:
+        return true;
+    default:
+        return false;
+    }
+}
+
 void kvm_features_offered(const struct kvm_host *h, WHV_PROCESSOR_FEATURES_BANKS *banks,
                           WHV_PROCESSOR_XSAVE_FEATURES *xsave)
 {
@@ -173,6 +185,7 @@ void kvm_features_offered(const struct kvm_host *h, WHV_PROCESSOR_FEATURES_BANKS
         const struct feature *f = &features[n];
         const struct kvm_cpuid_entry2 *e = kvm_features_entry(h->cpuid, f->leaf, f->subleaf);
 
+        assert(has_rows(f->leaf));
         if (e && (((const uint32_t[]){ e->eax, e->ebx, e->ecx, e->edx })[f->reg] >> f->bit & 1))
             offered[f->bank] |= f->mask;
     }
@@ -196,6 +209,8 @@ void kvm_features_mask(uint32_t leaf, uint32_t subleaf, const WHV_PROCESSOR_FEAT
 {
     const UINT64 wanted[BANKS] = { banks->Bank0.AsUINT64, banks->Bank1.AsUINT64, xsave.AsUINT64 };
 
+    if (!has_rows(leaf))
+        return;
     for (unsigned n = 0; n < FEATURES; n++) {
         const struct feature *f = &features[n];
 

@@ -77,7 +77,7 @@ static void restore_memory(struct kvm_vcpu *v, const struct saved_memory *saved)
 
 // Have KVM finish the instruction, and hand it the view as if it never had. What the view holds besides the
 // synchronised groups is not touched by an instruction, but for the floating-point registers.
-static HRESULT abandon(struct kvm_vcpu *v, bool in_view)
+static __attribute__((noinline)) HRESULT abandon(struct kvm_vcpu *v, bool in_view)
 {
     const struct kvm_undo *undo = &v->half.undo;
     struct kvm_run *run = v->run;
@@ -112,7 +112,7 @@ static HRESULT abandon(struct kvm_vcpu *v, bool in_view)
 
 // Have KVM finish an OUT that it may have to skip yet, and load the view again, but for what waits to be
 // delivered.
-static HRESULT skip(struct kvm_vcpu *v)
+static __attribute__((noinline)) HRESULT skip(struct kvm_vcpu *v)
 {
     struct kvm_run *run = v->run;
     struct kvm_vcpu_events events = run->s.regs.events;

@@ -276,7 +276,7 @@ static void give_back(const struct snapshot *s, struct kvm_vcpu *v, uint32_t sto
     v->timer = s->timer;
 }
 
-__attribute__((hot)) static HRESULT set_view(struct kvm_vcpu *v, uint32_t groups, const WHV_REGISTER_NAME *names, UINT32 count,
+static HRESULT set_view(struct kvm_vcpu *v, uint32_t groups, const WHV_REGISTER_NAME *names, UINT32 count,
                         const WHV_REGISTER_VALUE *values)
 {
     HRESULT hr = registers_set(&v->p, &own, names, count, values);
@@ -297,7 +297,7 @@ static HRESULT check_tsc(struct kvm_vcpu *v, uint64_t set)
 }
 
 // With groups among them that KVM has to take at once.
-static __attribute__((noinline)) HRESULT set_through(struct kvm_vcpu *v, uint32_t groups, const WHV_REGISTER_NAME *names, UINT32 count,
+static HRESULT set_through(struct kvm_vcpu *v, uint32_t groups, const WHV_REGISTER_NAME *names, UINT32 count,
                            const WHV_REGISTER_VALUE *values)
 {
     struct snapshot before;
@@ -324,21 +324,32 @@ static __attribute__((noinline)) HRESULT set_through(struct kvm_vcpu *v, uint32_
     return S_OK;
 }
 
-__attribute__((hot, flatten)) HRESULT kvm_set_registers(struct vp *vp, const WHV_REGISTER_NAME *names, UINT32 count, const WHV_REGISTER_VALUE *values)
+// Any registers.
+static __attribute__((noinline)) HRESULT set_any(struct kvm_vcpu *v, const WHV_REGISTER_NAME *names, UINT32 count,
+                                                 const WHV_REGISTER_VALUE *values)
 {
-    struct kvm_vcpu *v = vp->engine_data;
     uint32_t groups;
-    kvm_vcpu_stop(v);
     HRESULT hr = registers_groups(&v->p, &own, names, count, &groups);
-    if (SUCCEEDED(hr) && (groups & ~v->fresh))
+    if (SUCCEEDED(hr))
         hr = kvm_state_fetch(v, groups);
     // A processor that is made to wait for its start completes nothing before that.
     if (SUCCEEDED(hr) && (groups & KVM_GROUP_ACTIVITY))
         hr = kvm_half_drop(v);
-    if (SUCCEEDED(hr) && X86_LIKELY(!(groups & STORED_AT_ONCE)))
-        hr = set_view(v, groups, names, count, values);
-    else if (SUCCEEDED(hr))
-        hr = set_through(v, groups, names, count, values);
+    if (SUCCEEDED(hr))
+        hr = (groups & STORED_AT_ONCE ? set_through : set_view)(v, groups, names, count, values);
+    return hr;
+}
+
+__attribute__((hot, flatten)) HRESULT kvm_set_registers(struct vp *vp, const WHV_REGISTER_NAME *names, UINT32 count,
+                                                        const WHV_REGISTER_VALUE *values)
+{
+    struct kvm_vcpu *v = vp->engine_data;
+    HRESULT hr = S_OK;
+    kvm_vcpu_stop(v);
+    if (X86_LIKELY(registers_set_general(&v->p, names, count, values)))
+        v->changed |= REGISTER_GENERAL;
+    else
+        hr = set_any(v, names, count, values);
     kvm_vcpu_go(v);
     return hr;
 }

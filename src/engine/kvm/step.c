@@ -261,7 +261,7 @@ HRESULT kvm_step_trap(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTE
     return S_OK;
 }
 
-HRESULT kvm_step(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
+__attribute__((noinline)) HRESULT kvm_step(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     struct x86_cpu *cpu = &v->p.cpu;
     uint8_t bytes[16];

@@ -93,16 +93,13 @@ static bool loaded_again(struct x86_cpu *cpu, const struct kvm_run *run, struct 
     return true;
 }
 
-__attribute__((hot)) static bool undo_read(struct x86_cpu *cpu, const struct kvm_run *run, struct kvm_undo *undo)
+static __attribute__((noinline)) bool load_anew(struct x86_cpu *cpu, const struct kvm_run *run,
+                                                struct undo_code *code, struct kvm_undo *undo)
 {
-    struct undo_code code;
-    undo_fetch(cpu, cpu->rip, 0, &code);
-    if (loaded_again(cpu, run, &code, undo))
-        return true;
     undo_begin(cpu, run, undo);
     undo->pending = KVM_PENDING_INPUT;
-    take_bytes(undo, &code, 0);
-    const struct undo_insn *insn = undo_decode_again(&undo->decoded, cpu, undo_back(&code, 0), code.after, cpu->rip);
+    take_bytes(undo, code, 0);
+    const struct undo_insn *insn = undo_decode_again(&undo->decoded, cpu, undo_back(code, 0), code->after, cpu->rip);
     if (!insn || (undo->port && !undo_input_fits(cpu, run, insn)))
         return false;
     take_instruction(undo, insn);
@@ -110,6 +107,13 @@ __attribute__((hot)) static bool undo_read(struct x86_cpu *cpu, const struct kvm
     if (undo->plain)
         remember_load(undo, cpu, insn);
     return true;
+}
+
+__attribute__((hot)) static bool undo_read(struct x86_cpu *cpu, const struct kvm_run *run, struct kvm_undo *undo)
+{
+    struct undo_code code;
+    undo_fetch(cpu, cpu->rip, 0, &code);
+    return X86_LIKELY(loaded_again(cpu, run, &code, undo)) || load_anew(cpu, run, &code, undo);
 }
 
 // ---- Writes: where does the instruction start? ------------------------------------------------------------

@@ -10,6 +10,7 @@
 
 static bool code64(const struct x86_cpu *cpu) { return (cpu->mode & X86_MODE_CODE) == X86_MODE_CODE64; }
 
+#define UNDO_CLOSE 16u
 #define TABLE_ADDRESS 0x000ffffffffff000ull
 
 // Where an address lies by the four levels of tables in 64-bit mode (SDM vol. 3A 4.5.4), whoever may use it:
@@ -45,7 +46,7 @@ __attribute__((hot)) static bool quick_walk(struct x86_cpu *cpu, uint64_t linear
 
 // Code at `linear`, of which `size` is cut to what lies in one page; NULL: it cannot be fetched. A fetch by
 // the processor would mark the page as accessed, and this is not one.
-static const uint8_t *code_at(struct x86_cpu *cpu, uint64_t linear, unsigned *size)
+static __attribute__((noinline)) const uint8_t *code_at(struct x86_cpu *cpu, uint64_t linear, unsigned *size)
 {
     unsigned part = X86_PAGE_SIZE - (unsigned)(linear & X86_PAGE_MASK);
     if (*size > part)
@@ -71,7 +72,7 @@ static const uint8_t *code_here(struct x86_cpu *cpu, uint64_t linear, unsigned *
     return look_near(cpu, near, gpa) && near->page.execute ? near->page.host + (int64_t)(gpa - near->at) : NULL;
 }
 
-static void fetch_after(struct x86_cpu *cpu, struct undo_code *code)
+static __attribute__((noinline)) void fetch_after(struct x86_cpu *cpu, struct undo_code *code)
 {
     uint64_t linear = x86_code_linear(cpu, code->rip);
     while (code->after < UNDO_AFTER) {
@@ -84,7 +85,7 @@ static void fetch_after(struct x86_cpu *cpu, struct undo_code *code)
     }
 }
 
-static void fetch_before(struct x86_cpu *cpu, struct undo_code *code, unsigned before)
+static __attribute__((noinline)) void fetch_before(struct x86_cpu *cpu, struct undo_code *code, unsigned before)
 {
     while (code->before < before) {
         uint64_t last = x86_cut_rip(cpu, code->rip - code->before - 1);
@@ -108,12 +109,17 @@ __attribute__((hot)) void undo_fetch(struct x86_cpu *cpu, uint64_t rip, unsigned
     code->rip = rip;
     code->near.page.size = 0;
     code->before = code->after = 0;
-    if (rip >= before && offset >= before && offset + UNDO_AFTER <= X86_PAGE_SIZE) {     // all in one page
-        unsigned size = before + UNDO_AFTER;
-        const uint8_t *at = code_here(cpu, linear - before, &size, &code->near);
+    // Mostly it is all in one page, and not more than a copy of fixed size has.
+    unsigned back = before <= UNDO_CLOSE && offset >= UNDO_CLOSE ? UNDO_CLOSE : before;
+    if (X86_LIKELY(rip >= before && offset >= back && offset + UNDO_AFTER <= X86_PAGE_SIZE)) {
+        unsigned size = back + UNDO_AFTER;
+        const uint8_t *at = code_here(cpu, linear - back, &size, &code->near);
         if (!at)
             return;
-        memcpy(code->bytes + UNDO_BEFORE - before, at, size);
+        if (X86_LIKELY(back == UNDO_CLOSE))
+            memcpy(code->bytes + UNDO_BEFORE - UNDO_CLOSE, at, UNDO_CLOSE + UNDO_AFTER);
+        else
+            memcpy(code->bytes + UNDO_BEFORE - back, at, size);
         code->before = before;
         code->after = UNDO_AFTER;
         return;
@@ -270,16 +276,19 @@ bool undo_translate(struct x86_cpu *cpu, uint64_t linear, uint64_t *gpa)
     return undo_translate_near(cpu, linear, gpa, &near);
 }
 
+static __attribute__((noinline)) bool slow_walk(struct x86_cpu *cpu, uint64_t linear, uint64_t *gpa)
+{
+    struct x86_walk_result w = x86_walk(cpu, linear, X86_READ, X86_WALK_IGNORE_RIGHTS | X86_WALK_UNCACHED);
+    *gpa = w.t.gpa;
+    return w.ok;
+}
+
 __attribute__((hot)) bool undo_translate_near(struct x86_cpu *cpu, uint64_t linear, uint64_t *gpa,
                                                struct undo_near *near)
 {
     if (code64(cpu) && !x86_canonical(linear))
         return false;
-    if (quick_walk(cpu, linear, gpa, near))
-        return true;
-    struct x86_walk_result w = x86_walk(cpu, linear, X86_READ, X86_WALK_IGNORE_RIGHTS | X86_WALK_UNCACHED);
-    *gpa = w.t.gpa;
-    return w.ok;
+    return X86_LIKELY(quick_walk(cpu, linear, gpa, near)) || slow_walk(cpu, linear, gpa);
 }
 
 __attribute__((hot)) struct x86_page undo_page(struct x86_cpu *cpu, uint64_t gpa)

@@ -203,7 +203,9 @@ HRESULT vcpu_set_registers(struct vp *vp, const WHV_REGISTER_NAME *names, UINT32
 {
     struct vcpu *v = vp->engine_data;
     vcpu_stop(v);
-    HRESULT result = registers_set(&v->p, &own, names, count, values);
+    HRESULT result = S_OK;
+    if (!registers_set_general(&v->p, names, count, values))
+        result = registers_set(&v->p, &own, names, count, values);
     if (atomic_load(&v->running))
         vcpu_kick(v, VCPU_INTERRUPT);       // it may sleep, and now have something to do
     vcpu_resume(v);
