@@ -198,11 +198,13 @@ static UINT64 row_bit(const struct property *property)
 // ProcessorFeaturesBanks), was set.
 static bool was_set(const struct property_values *values, const struct property *property)
 {
-    for (unsigned int i = 0; i < ROWS; i++)
-        if (!property_is_list(&table[i]) && (values->set_rows & row_bit(&table[i])) &&
-            table[i].offset < property->offset + property->size &&
-            property->offset < table[i].offset + table[i].size)
+    for (UINT64 rows = values->set_rows; rows; rows &= rows - 1) {
+        const struct property *set = &table[__builtin_ctzll(rows)];
+
+        if (!property_is_list(set) && set->offset < property->offset + property->size &&
+            property->offset < set->offset + set->size)
             return true;
+    }
     return false;
 }
 

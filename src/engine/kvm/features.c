@@ -8,7 +8,7 @@ enum { EAX, EBX, ECX, EDX };
 enum bank { BANK_0, BANK_1, BANK_XSAVE, BANKS };
 
 // Features that cpuid.c never shows have no row. A feature with several rows is there when any of its bits
-// is, and takes all of them away.
+// is, and takes all of them away. In the order of leaves.
 struct feature {
     union {
         WHV_PROCESSOR_FEATURES zero;
@@ -29,103 +29,66 @@ struct feature {
 
 static const struct feature features[] = {
     ZERO(Sse3Support, 1, 0, ECX, 0),
-    ZERO(LahfSahfSupport, 0x80000001, 0, ECX, 0),
     ZERO(Ssse3Support, 1, 0, ECX, 9),
     ZERO(Sse4_1Support, 1, 0, ECX, 19),
     ZERO(Sse4_2Support, 1, 0, ECX, 20),
-    ZERO(Sse4aSupport, 0x80000001, 0, ECX, 6),
-    ZERO(XopSupport, 0x80000001, 0, ECX, 11),
     ZERO(PopCntSupport, 1, 0, ECX, 23),
     ZERO(Cmpxchg16bSupport, 1, 0, ECX, 13),
-    ZERO(Altmovcr8Support, 0x80000001, 0, ECX, 4),
-    ZERO(LzcntSupport, 0x80000001, 0, ECX, 5),
-    ZERO(MisAlignSseSupport, 0x80000001, 0, ECX, 7),
-    ZERO(MmxExtSupport, 0x80000001, 0, EDX, 22),
-    ZERO(Amd3DNowSupport, 0x80000001, 0, EDX, 31),
-    ZERO(ExtendedAmd3DNowSupport, 0x80000001, 0, EDX, 30),
-    ZERO(Page1GbSupport, 0x80000001, 0, EDX, 26),
     ZERO(AesSupport, 1, 0, ECX, 25),
     ZERO(PclmulqdqSupport, 1, 0, ECX, 1),
     ZERO(PcidSupport, 1, 0, ECX, 17),
-    ZERO(Fma4Support, 0x80000001, 0, ECX, 16),
     ZERO(F16CSupport, 1, 0, ECX, 29),
     ZERO(RdRandSupport, 1, 0, ECX, 30),
+    ZERO(MovbeSupport, 1, 0, ECX, 22),
+    ONE(TscDeadlineTmrSupport, 1, 0, ECX, 24),
+    XSAVE(XsaveSupport, 1, 0, ECX, 26),
+    XSAVE(AvxSupport, 1, 0, ECX, 28),
+    XSAVE(FmaSupport, 1, 0, ECX, 12),
     ZERO(RdWrFsGsSupport, 7, 0, EBX, 0),
     ZERO(SmepSupport, 7, 0, EBX, 7),
     ZERO(EnhancedFastStringSupport, 7, 0, EBX, 9),
     ZERO(Bmi1Support, 7, 0, EBX, 3),
     ZERO(Bmi2Support, 7, 0, EBX, 8),
-    ZERO(MovbeSupport, 1, 0, ECX, 22),
     ZERO(DepX87FPUSaveSupport, 7, 0, EBX, 13),
     ZERO(RdSeedSupport, 7, 0, EBX, 18),
     ZERO(AdxSupport, 7, 0, EBX, 19),
-    ZERO(IntelPrefetchSupport, 0x80000001, 0, ECX, 8),
     ZERO(SmapSupport, 7, 0, EBX, 20),
     ZERO(HleSupport, 7, 0, EBX, 4),
     ZERO(RtmSupport, 7, 0, EBX, 11),
-    ZERO(RdtscpSupport, 0x80000001, 0, EDX, 27),
     ZERO(ClflushoptSupport, 7, 0, EBX, 23),
     ZERO(ClwbSupport, 7, 0, EBX, 24),
     ZERO(ShaSupport, 7, 0, EBX, 29),
-    ZERO(X87PointersSavedSupport, 0x80000008, 0, EBX, 2),
     ZERO(InvpcidSupport, 7, 0, EBX, 10),
     ZERO(IbrsSupport, 7, 0, EDX, 26),
-    ZERO(IbrsSupport, 0x80000008, 0, EBX, 14),
     ZERO(StibpSupport, 7, 0, EDX, 27),
-    ZERO(StibpSupport, 0x80000008, 0, EBX, 15),
     ZERO(IbpbSupport, 7, 0, EDX, 26),
-    ZERO(IbpbSupport, 0x80000008, 0, EBX, 12),
     ZERO(SsbdSupport, 7, 0, EDX, 31),
-    ZERO(SsbdSupport, 0x80000008, 0, EBX, 24),
-    ZERO(SsbdSupport, 0x80000008, 0, EBX, 25),
     ZERO(FastShortRepMovSupport, 7, 0, EDX, 4),
-    ZERO(SsbNo, 0x80000008, 0, EBX, 26),
     ZERO(RdPidSupport, 7, 0, ECX, 22),
     ZERO(UmipSupport, 7, 0, ECX, 2),
     ZERO(MdClearSupport, 7, 0, EDX, 10),
-
-    ONE(TscInvariantSupport, 0x80000007, 0, EDX, 8),
-    ONE(ClZeroSupport, 0x80000008, 0, EBX, 0),
-    ONE(RdpruSupport, 0x80000008, 0, EBX, 4),
-    ONE(PsfdSupport, 0x80000008, 0, EBX, 28),
     ONE(UmwaitTpauseSupport, 7, 0, ECX, 5),
     ONE(MovdiriSupport, 7, 0, ECX, 27),
     ONE(Movdir64bSupport, 7, 0, ECX, 28),
     ONE(CldemoteSupport, 7, 0, ECX, 25),
     ONE(SerializeSupport, 7, 0, EDX, 14),
-    ONE(TscDeadlineTmrSupport, 1, 0, ECX, 24),
     ONE(TscAdjustSupport, 7, 0, EBX, 1),
     ONE(FZLRepMovsb, 7, 1, EAX, 10),
     ONE(FSRepStosb, 7, 1, EAX, 11),
     ONE(FSRepCmpsb, 7, 1, EAX, 12),
     ONE(TsxLdTrkSupport, 7, 0, EDX, 16),
-    ONE(BtcNoSupport, 0x80000008, 0, EBX, 29),
-    ONE(IbpbRsbFlushSupport, 0x80000008, 0, EBX, 30),
-    ONE(StibpAlwaysOnSupport, 0x80000008, 0, EBX, 17),
     ONE(CmpccxaddSupport, 7, 1, EAX, 7),
     ONE(PrefetchISupport, 7, 1, EDX, 14),
     ONE(Sha512Support, 7, 1, EAX, 0),
     ONE(SM3Support, 7, 1, EAX, 1),
     ONE(SM4Support, 7, 1, EAX, 2),
-    ONE(SbpbSupported, 0x80000021, 0, EAX, 27),
-    ONE(IbpbBrTypeSupported, 0x80000021, 0, EAX, 28),
-    ONE(SrsoNoSupported, 0x80000021, 0, EAX, 29),
-    ONE(SrsoUserKernelNoSupported, 0x80000021, 0, EAX, 30),
-
-    XSAVE(XsaveSupport, 1, 0, ECX, 26),
-    XSAVE(XsaveoptSupport, 0xd, 1, EAX, 0),
-    XSAVE(AvxSupport, 1, 0, ECX, 28),
     XSAVE(Avx2Support, 7, 0, EBX, 5),
-    XSAVE(FmaSupport, 1, 0, ECX, 12),
     XSAVE(MpxSupport, 7, 0, EBX, 14),
     XSAVE(Avx512Support, 7, 0, EBX, 16),
     XSAVE(Avx512DQSupport, 7, 0, EBX, 17),
     XSAVE(Avx512CDSupport, 7, 0, EBX, 28),
     XSAVE(Avx512BWSupport, 7, 0, EBX, 30),
     XSAVE(Avx512VLSupport, 7, 0, EBX, 31),
-    XSAVE(XsaveCompSupport, 0xd, 1, EAX, 1),
-    XSAVE(XsaveSupervisorSupport, 0xd, 1, EAX, 3),
-    XSAVE(Xcr1Support, 0xd, 1, EAX, 2),
     XSAVE(Avx512BitalgSupport, 7, 0, ECX, 12),
     XSAVE(Avx512IfmaSupport, 7, 0, EBX, 21),
     XSAVE(Avx512VBmiSupport, 7, 0, ECX, 1),
@@ -138,7 +101,6 @@ static const struct feature features[] = {
     XSAVE(Avx512Bf16Support, 7, 1, EAX, 5),
     XSAVE(Avx512Vp2IntersectSupport, 7, 0, EDX, 8),
     XSAVE(Avx512Fp16Support, 7, 0, EDX, 23),
-    XSAVE(XfdSupport, 0xd, 1, EAX, 4),
     XSAVE(AmxTileSupport, 7, 0, EDX, 24),
     XSAVE(AmxBf16Support, 7, 0, EDX, 22),
     XSAVE(AmxInt8Support, 7, 0, EDX, 25),
@@ -148,9 +110,45 @@ static const struct feature features[] = {
     XSAVE(AvxVnniInt8Support, 7, 1, EDX, 4),
     XSAVE(AvxVnniInt16Support, 7, 1, EDX, 10),
     XSAVE(Avx10_1_256Support, 7, 1, EDX, 19),
+    XSAVE(AmxFp16Support, 7, 1, EAX, 21),
+    XSAVE(XsaveoptSupport, 0xd, 1, EAX, 0),
+    XSAVE(XsaveCompSupport, 0xd, 1, EAX, 1),
+    XSAVE(XsaveSupervisorSupport, 0xd, 1, EAX, 3),
+    XSAVE(Xcr1Support, 0xd, 1, EAX, 2),
+    XSAVE(XfdSupport, 0xd, 1, EAX, 4),
     XSAVE(Avx10_1_256Support, 0x24, 0, EBX, 17),
     XSAVE(Avx10_1_512Support, 0x24, 0, EBX, 18),
-    XSAVE(AmxFp16Support, 7, 1, EAX, 21),
+    ZERO(LahfSahfSupport, 0x80000001, 0, ECX, 0),
+    ZERO(Sse4aSupport, 0x80000001, 0, ECX, 6),
+    ZERO(XopSupport, 0x80000001, 0, ECX, 11),
+    ZERO(Altmovcr8Support, 0x80000001, 0, ECX, 4),
+    ZERO(LzcntSupport, 0x80000001, 0, ECX, 5),
+    ZERO(MisAlignSseSupport, 0x80000001, 0, ECX, 7),
+    ZERO(MmxExtSupport, 0x80000001, 0, EDX, 22),
+    ZERO(Amd3DNowSupport, 0x80000001, 0, EDX, 31),
+    ZERO(ExtendedAmd3DNowSupport, 0x80000001, 0, EDX, 30),
+    ZERO(Page1GbSupport, 0x80000001, 0, EDX, 26),
+    ZERO(Fma4Support, 0x80000001, 0, ECX, 16),
+    ZERO(IntelPrefetchSupport, 0x80000001, 0, ECX, 8),
+    ZERO(RdtscpSupport, 0x80000001, 0, EDX, 27),
+    ONE(TscInvariantSupport, 0x80000007, 0, EDX, 8),
+    ZERO(X87PointersSavedSupport, 0x80000008, 0, EBX, 2),
+    ZERO(IbrsSupport, 0x80000008, 0, EBX, 14),
+    ZERO(StibpSupport, 0x80000008, 0, EBX, 15),
+    ZERO(IbpbSupport, 0x80000008, 0, EBX, 12),
+    ZERO(SsbdSupport, 0x80000008, 0, EBX, 24),
+    ZERO(SsbdSupport, 0x80000008, 0, EBX, 25),
+    ZERO(SsbNo, 0x80000008, 0, EBX, 26),
+    ONE(ClZeroSupport, 0x80000008, 0, EBX, 0),
+    ONE(RdpruSupport, 0x80000008, 0, EBX, 4),
+    ONE(PsfdSupport, 0x80000008, 0, EBX, 28),
+    ONE(BtcNoSupport, 0x80000008, 0, EBX, 29),
+    ONE(IbpbRsbFlushSupport, 0x80000008, 0, EBX, 30),
+    ONE(StibpAlwaysOnSupport, 0x80000008, 0, EBX, 17),
+    ONE(SbpbSupported, 0x80000021, 0, EAX, 27),
+    ONE(IbpbBrTypeSupported, 0x80000021, 0, EAX, 28),
+    ONE(SrsoNoSupported, 0x80000021, 0, EAX, 29),
+    ONE(SrsoUserKernelNoSupported, 0x80000021, 0, EAX, 30),
 };
 #define FEATURES (sizeof features / sizeof *features)
 
@@ -165,15 +163,20 @@ const struct kvm_cpuid_entry2 *kvm_features_entry(const struct kvm_cpuid2 *table
     return NULL;
 }
 
-// Leaves that have a row: most are looked up in vain, some hundred for each processor.
-static bool has_rows(uint32_t leaf)
+// The first row of a leaf; where there is none, of a higher one.
+static unsigned first_row(uint32_t leaf)
 {
-    switch (leaf) {
-    case 1: case 7: case 0xd: case 0x24: case 0x80000001: case 0x80000007: case 0x80000008: case 0x80000021:
-        return true;
-    default:
-        return false;
+    unsigned low = 0, high = FEATURES;
+
+    while (low < high) {
+        unsigned middle = (low + high) / 2;
+
+        if (features[middle].leaf < leaf)
+            low = middle + 1;
+        else
+            high = middle;
     }
+    return low;
 }
 
 void kvm_features_offered(const struct kvm_host *h, WHV_PROCESSOR_FEATURES_BANKS *banks,
@@ -185,7 +188,7 @@ void kvm_features_offered(const struct kvm_host *h, WHV_PROCESSOR_FEATURES_BANKS
         const struct feature *f = &features[n];
         const struct kvm_cpuid_entry2 *e = kvm_features_entry(h->cpuid, f->leaf, f->subleaf);
 
-        assert(has_rows(f->leaf));
+        assert(n == 0 || features[n - 1].leaf <= f->leaf);
         if (e && (((const uint32_t[]){ e->eax, e->ebx, e->ecx, e->edx })[f->reg] >> f->bit & 1))
             offered[f->bank] |= f->mask;
     }
@@ -209,12 +212,10 @@ void kvm_features_mask(uint32_t leaf, uint32_t subleaf, const WHV_PROCESSOR_FEAT
 {
     const UINT64 wanted[BANKS] = { banks->Bank0.AsUINT64, banks->Bank1.AsUINT64, xsave.AsUINT64 };
 
-    if (!has_rows(leaf))
-        return;
-    for (unsigned n = 0; n < FEATURES; n++) {
+    for (unsigned n = first_row(leaf); n < FEATURES && features[n].leaf == leaf; n++) {
         const struct feature *f = &features[n];
 
-        if (f->leaf == leaf && (f->subleaf == subleaf || !by_subleaf(leaf)) && !(wanted[f->bank] & f->mask))
+        if ((f->subleaf == subleaf || !by_subleaf(leaf)) && !(wanted[f->bank] & f->mask))
             out[f->reg] &= ~(1u << f->bit);
     }
 }

@@ -108,6 +108,13 @@ static HRESULT make_msr_rules(struct kvm_msr_rules *rules, const struct property
     return hr;
 }
 
+HRESULT kvm_msr_exits_now(struct kvm_partition *kvm)
+{
+    HRESULT hr = kvm_msr_exits(kvm->vm, &kvm->partition->properties, &kvm->msr_rules);
+    kvm->msr_due &= FAILED(hr);
+    return hr;
+}
+
 static HRESULT kvm_setup(struct partition *p)
 {
     if (!os_guard_install() || !os_kick_install())
@@ -126,8 +133,10 @@ static HRESULT kvm_setup(struct partition *p)
         hr = create_vm(kvm);
     if (SUCCEEDED(hr))
         hr = take_emulation_failures(kvm);
-    if (SUCCEEDED(hr) && kvm_msr_exits_wanted(&p->properties, &kvm->msr_rules))
-        hr = kvm_msr_exits(kvm->vm, &p->properties, &kvm->msr_rules);
+    // KVM waits for whoever looks at its filter before it has another: many partitions never come to need one.
+    kvm->msr_due = kvm_msr_exits_wanted(&p->properties, &kvm->msr_rules);
+    if (SUCCEEDED(hr) && kvm->msr_due && !kvm_msr_exits_can_wait(&p->properties, &kvm->msr_rules))
+        hr = kvm_msr_exits_now(kvm);
     if (SUCCEEDED(hr) && kvm->apic)
         hr = kvm_apic_setup(&kvm->interrupts, kvm->vm, p->properties.apic_mode, kvm_host()->bus_ns);
     if (SUCCEEDED(hr)) {
@@ -184,7 +193,7 @@ static HRESULT kvm_properties_changed(struct partition *p)
     kvm_stop_all(kvm);
     // KVM waits for all its processors before it has another filter.
     if (choice != kvm->msr_choice) {
-        hr = kvm_msr_exits(kvm->vm, &p->properties, &kvm->msr_rules);
+        hr = kvm_msr_exits_now(kvm);
         kvm->msr_choice = SUCCEEDED(hr) ? choice : MSR_CHOICE_UNKNOWN;
     }
     if (SUCCEEDED(hr))

@@ -50,6 +50,11 @@ bool kvm_msr_hidden(const struct kvm_msr_rules *rules, uint32_t msr)
            (msr == MSR_TSC_ADJUST && rules->hide_tsc_adjust);
 }
 
+bool kvm_msr_exits_can_wait(const struct property_values *properties, const struct kvm_msr_rules *rules)
+{
+    return !told(properties, &rules->actions);
+}
+
 bool kvm_msr_exits_wanted(const struct property_values *properties, const struct kvm_msr_rules *rules)
 {
     return told(properties, &rules->actions) || shows_hypervisor(properties) || rules->hide_tsc_deadline ||

@@ -23,6 +23,8 @@ bool kvm_msr_hidden(const struct kvm_msr_rules *rules, uint32_t msr);
 
 // Whether a new partition differs from one without a call of the next function.
 bool kvm_msr_exits_wanted(const struct property_values *properties, const struct kvm_msr_rules *rules);
+// And whether that is something that KVM cannot refuse, so that it may wait for the first run.
+bool kvm_msr_exits_can_wait(const struct property_values *properties, const struct kvm_msr_rules *rules);
 // Have KVM exit for the MSR accesses that the properties name (X64MsrExit: whatever would fault; X64MsrExitBitmap:
 // the listed ones) and those that the rules' actions decide about, or for none, and raise #GP for hidden ones. Any
 // thread, also while processors run. On failure KVM may exit for more than that. WHV_E_INVALID_PARTITION_CONFIG: KVM

@@ -337,9 +337,9 @@ HRESULT kvm_time_stop(struct partition *p)
 HRESULT kvm_time_start(struct partition *p)
 {
     struct kvm_partition *kvm = p->engine_data;
-    HRESULT hr = S_OK;
-    if (!kvm->stands)
-        return S_OK;
+    HRESULT hr = kvm->msr_due ? kvm_msr_exits_now(kvm) : S_OK;      // the first run follows
+    if (FAILED(hr) || !kvm->stands)
+        return hr;
     kvm_stop_all(kvm);
     uint64_t own = clock_of(kvm) - os_tsc();
     for (unsigned n = 0; n < PARTITION_MAX_PROCESSORS && SUCCEEDED(hr); n++) {

@@ -61,6 +61,7 @@ struct kvm_partition {
     atomic_bool msr_exits;              // X64MsrExit is on
     _Atomic uint64_t debug_exceptions;  // vectors that exit; only such as KVM can give
     uint64_t msr_choice;                // what KVM has of the MSR exits (kvm.c), under partition->lock
+    bool msr_due;                       // it has not been told of them yet; the same
     // time.c; written with all processors standing still.
     bool stands;                        // time does
     uint64_t tsc_offset;                // of a counter that is the partition's clock; as it was while time stands
@@ -212,6 +213,9 @@ CHECKED HRESULT kvm_time_give_timer(struct kvm_vcpu *v);
 // engine.h's calls.
 CHECKED HRESULT kvm_time_stop(struct partition *p);
 CHECKED HRESULT kvm_time_start(struct partition *p);
+
+// kvm.c: kvm_msr_exits of a partition, with its lock.
+CHECKED HRESULT kvm_msr_exits_now(struct kvm_partition *kvm);
 
 // kvm.c: all processors of a struct kvm_partition. partition->lock keeps them from coming and going.
 void kvm_stop_all(void *kvm_partition);
