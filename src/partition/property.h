@@ -29,31 +29,31 @@ struct property_values {
     UINT32 cpuid_result_count;
     WHV_X64_CPUID_RESULT2 *cpuid_result2_list;
     UINT32 cpuid_result2_count;
-    UINT64 processor_clock_hz;
-    UINT64 interrupt_clock_hz;
-    UINT32 physical_address_width;      // bits; bounds the guest memory map
-
-    // Stored and checked, without effect on the guest.
-    BOOL separate_security_domain;
-    BOOL nested_virtualization;
-    BOOL apic_remote_read;
-    BOOL allow_device_assignment;
-    BOOL disable_smt;
-    UINT16 primary_numa_node;
-    UINT32 cpu_reserve;
-    UINT32 cpu_cap;
-    UINT32 cpu_weight;
-    UINT64 cpu_group_id;
-    UINT32 processor_frequency_cap;
-    UINT64 reference_time;
-    UINT8 clflush_units;
+    WHV_MSR_ACTION_ENTRY *msr_action_list;
+    UINT32 msr_action_count;
+    WHV_MSR_ACTION unimplemented_msr_action;
     WHV_PROCESSOR_FEATURES_BANKS processor_features;
     WHV_PROCESSOR_XSAVE_FEATURES xsave_features;
     WHV_SYNTHETIC_PROCESSOR_FEATURES_BANKS synthetic_features;
     WHV_PROCESSOR_PERFMON_FEATURES perfmon_features;
-    WHV_MSR_ACTION_ENTRY *msr_action_list;
-    UINT32 msr_action_count;
-    WHV_MSR_ACTION unimplemented_msr_action;
+    UINT8 clflush_units;
+    UINT64 processor_clock_hz;
+    UINT64 interrupt_clock_hz;
+    UINT64 reference_time;              // 100 ns
+    UINT32 physical_address_width;      // bits; bounds the guest memory map
+    BOOL apic_remote_read;
+    BOOL nested_virtualization;
+    BOOL allow_device_assignment;
+
+    // What the host is asked for: placement.h, policy.h.
+    BOOL separate_security_domain;
+    BOOL disable_smt;
+    UINT16 primary_numa_node;
+    UINT32 cpu_reserve;                 // percent
+    UINT32 cpu_cap;                     // percent
+    UINT32 cpu_weight;
+    UINT64 cpu_group_id;
+    UINT32 processor_frequency_cap;     // MHz; 0: none
 
     UINT64 set_rows;                    // bit N: row N of the table was set by the caller
 };

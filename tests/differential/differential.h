@@ -129,6 +129,8 @@ extern const struct machine guest_machine;
 
 // What the host would need to run cases, in words; NULL when nothing is missing.
 const char *host_lacks(void);
+// The host's processor is of the maker whose processor the soft engine is.
+bool host_is_amd(void);
 
 // ---- random.c: numbers, and values that find mistakes
 
@@ -172,6 +174,8 @@ extern const size_t family_count;
 // and leaf 0x80000001 (ECX, EDX).
 void accept_configure(const uint32_t cpuid[4]);
 bool accept_instruction(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *operands);
+// Whether an instruction, if it faults or in any case, is one in which makers of processors are known to differ.
+bool accept_makers_own(ZydisMnemonic mnemonic, bool fault);
 
 // ---- generate.c
 

@@ -4,6 +4,7 @@
 // state. The code is written through a second mapping of the same memory, so that the case cannot change it.
 #include "differential.h"
 
+#include <cpuid.h>
 #include <asm/ldt.h>
 #include <signal.h>
 #include <stdio.h>
@@ -117,6 +118,12 @@ static bool host_describe(unsigned entry, unsigned base, unsigned limit, unsigne
     enum { WRITE_NEW_MODE = 0x11 };
     struct user_desc d = { .entry_number = entry, .base_addr = base, .limit = limit, .contents = contents };
     return syscall(SYS_modify_ldt, WRITE_NEW_MODE, &d, sizeof(d)) == 0;
+}
+
+bool host_is_amd(void)
+{
+    unsigned a, name[3];
+    return __get_cpuid(0, &a, &name[0], &name[2], &name[1]) && !memcmp(name, "AuthenticAMD", 12);
 }
 
 const char *host_lacks(void)

@@ -28,6 +28,7 @@
 
 bool guest_cpuid(uint32_t words[4]);
 
+enum { MAKERS_OWN = 200 };
 enum { SKIPPED = 77 };      // as Meson understands it
 
 struct options {
@@ -86,18 +87,48 @@ static void truncate_case(struct test_case *c, uint32_t instructions)
         c->size = CASE_CODE_SIZE - c->code_offset;
 }
 
-// Shortens a case to the first instruction that shows the difference, which becomes its last, and prints it.
-static void report(const struct options *o, struct test_case *c, const struct machine *a,
-                   const struct machine *b)
+// Shortens a case to the first instruction that shows the difference, which becomes its last. False: none does.
+static bool shorten(const struct test_case *c, const struct machine *a, const struct machine *b, struct test_case *shorter,
+                    struct outcome *oa, struct outcome *ob)
 {
+    for (uint32_t n = 1; n <= c->instruction_count; n++) {
+        *shorter = *c;
+        truncate_case(shorter, n);
+        if (run_on(a, shorter, oa) && run_on(b, shorter, ob) && !compare_outcomes(shorter, oa, ob))
+            return true;
+    }
+    return false;
+}
+
+static ZydisMnemonic last_mnemonic(const struct test_case *c)
+{
+    return (ZydisMnemonic)c->instructions[c->instruction_count - 1].mnemonic;
+}
+
+// An operand that goes on beyond 4 GiB: it does so at 0 (and here there is no page before that), or is past the segment's
+// limit (SDM vol. 3A 5.3 leaves it open).
+static bool goes_round(const struct test_case *c, const struct outcome *host, const struct outcome *guest)
+{
+    return c->mode == MODE_32 && host->vector == 14 && host->address >= 0xfffffff0 && host->address <= 0xffffffff
+        && (guest->vector == 12 || guest->vector == 13);
+}
+
+// The difference is one between makers of processors: the soft engine's is AMD's, and this host's is not.
+static bool is_makers_own(const struct test_case *c, const struct machine *a, const struct machine *b)
+{
+    struct test_case shorter;
     struct outcome oa, ob;
-    uint32_t all = c->instruction_count;
-    for (uint32_t n = 1; n <= all; n++) {
-        struct test_case shorter = *c;
-        truncate_case(&shorter, n);
-        if (!run_on(a, &shorter, &oa) || !run_on(b, &shorter, &ob) || compare_outcomes(&shorter, &oa, &ob))
-            continue;
-        ZydisMnemonic mnemonic = (ZydisMnemonic)shorter.instructions[n - 1].mnemonic;
+    return !host_is_amd() && shorten(c, a, b, &shorter, &oa, &ob)
+        && (goes_round(&shorter, &oa, &ob)
+            || accept_makers_own(last_mnemonic(&shorter), oa.vector != 3 || ob.vector != 3));
+}
+
+static void report(const struct options *o, const struct test_case *c, const struct machine *a, const struct machine *b)
+{
+    struct test_case shorter;
+    struct outcome oa, ob;
+    if (shorten(c, a, b, &shorter, &oa, &ob)) {
+        ZydisMnemonic mnemonic = last_mnemonic(&shorter);
         tallies[mnemonic].different++;
         printf("DIFFERENT %s: case %llu, %s, %d bits\n", ZydisMnemonicGetString(mnemonic),
                (unsigned long long)c->number, c->family, case_modes[c->mode].bits);
@@ -156,7 +187,7 @@ static int run_cases(const struct options *o)
     const struct machine *a = &host_machine, *b = o->host_host ? &host_again_machine : &guest_machine;
     struct test_case c;
     struct outcome oa, ob;
-    uint64_t passed = 0, failed = 0;
+    uint64_t passed = 0, failed = 0, own = 0;
     if (host_lacks()) {
         printf("differential: skipped: %s\n", host_lacks());
         return SKIPPED;
@@ -181,6 +212,11 @@ static int run_cases(const struct options *o)
             passed++;
             continue;
         }
+        // Few cases come to such a place; many more would be something else.
+        if (own < MAKERS_OWN + passed / MAKERS_OWN && is_makers_own(&c, a, b)) {
+            own++;
+            continue;
+        }
         failed++;
         report(o, &c, a, b);
     }
@@ -193,6 +229,9 @@ static int run_cases(const struct options *o)
     printf("differential: %llu passed, %llu failed (seed %llu, %u mnemonics, %.1f s, %.0f cases/s)\n",
            (unsigned long long)passed, (unsigned long long)failed, (unsigned long long)o->generate.seed,
            mnemonics, took, (double)(passed + failed) / took);
+    if (own)
+        printf("differential: %llu more where processors of this host's maker have a way of their own\n",
+               (unsigned long long)own);
     a->close();
     b->close();
     return failed ? 1 : 0;
