@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -48,13 +49,27 @@ class Machine:
 
     def read(self, file, add):
         while True:
-            data = os.read(file.fileno(), 65536)
+            select.select([file], [], [])
             with self.changed:
+                if not select.select([file], [], [], 0)[0]:
+                    continue                        # `printed` has taken it
+                data = os.read(file.fileno(), 65536)
                 add(data)
                 self.open -= not data
                 self.changed.notify_all()
             if not data:
                 return
+
+    def printed(self):
+        """All that the console has by now, whatever the reader has come to."""
+        file = self.process.stdout
+        with self.changed:
+            while select.select([file], [], [], 0)[0]:
+                data = os.read(file.fileno(), 65536)
+                if not data:
+                    break                           # the reader finds that for itself
+                self.add_console(data)
+            return self.console
 
     def wait_for(self, seen, what):
         """Until SEEN is true of this, or the process has closed its output."""
