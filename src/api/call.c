@@ -43,7 +43,8 @@ HRESULT api_enter(struct api_call *call, WHV_PARTITION_HANDLE handle, unsigned i
     return hr;
 }
 
-__attribute__((hot)) HRESULT api_enter_vp(struct api_call *call, WHV_PARTITION_HANDLE handle, UINT32 index, unsigned int states)
+__attribute__((hot))
+HRESULT api_enter_vp(struct api_call *call, WHV_PARTITION_HANDLE handle, UINT32 index, unsigned int states)
 {
     HRESULT hr = api_enter_unlocked(call, handle, states);
 

@@ -82,7 +82,8 @@ CHECKED static HRESULT resume_time(struct partition *p)
     return hr;
 }
 
-__attribute__((hot, flatten)) HRESULT WINAPI WHvRunVirtualProcessor(WHV_PARTITION_HANDLE Partition, UINT32 VpIndex, VOID *ExitContext,
+__attribute__((hot, flatten))
+HRESULT WINAPI WHvRunVirtualProcessor(WHV_PARTITION_HANDLE Partition, UINT32 VpIndex, VOID *ExitContext,
                                       UINT32 ExitContextSizeInBytes)
 {
     WHV_RUN_VP_EXIT_CONTEXT own, *exit = &own;

@@ -54,7 +54,8 @@ HRESULT WINAPI WHvGetVirtualProcessorRegisters(WHV_PARTITION_HANDLE Partition, U
     return hr;
 }
 
-__attribute__((hot, flatten)) HRESULT WINAPI WHvSetVirtualProcessorRegisters(WHV_PARTITION_HANDLE Partition, UINT32 VpIndex,
+__attribute__((hot, flatten))
+HRESULT WINAPI WHvSetVirtualProcessorRegisters(WHV_PARTITION_HANDLE Partition, UINT32 VpIndex,
                                                const WHV_REGISTER_NAME *RegisterNames, UINT32 RegisterCount,
                                                const WHV_REGISTER_VALUE *RegisterValues)
 {

@@ -7,7 +7,8 @@
 #include <sys/syscall.h>
 
 static bool installed_fork;
-static _Thread_local __attribute__((tls_model("initial-exec"))) int self;      // asking the kernel each time costs more than the rest
+// Asking the kernel each time costs more than the rest.
+static _Thread_local __attribute__((tls_model("initial-exec"))) int self;
 
 static void nothing(int number)
 {

@@ -172,7 +172,8 @@ struct vp *partition_vp_pin(struct partition *p, UINT32 index);
 void partition_vp_unpin(struct vp *vp);
 
 // Pin a processor and have it alone: to run it, or to keep it from running. WHV_E_VP_DOES_NOT_EXIST,
-// WHV_E_INVALID_VP_STATE when another call has it, ERROR_INVALID_STATE when the partition is not set up (any more). No lock needed. Undone by vp_release.
+// WHV_E_INVALID_VP_STATE when another call has it, ERROR_INVALID_STATE when the partition is not set up
+// (any more). No lock needed. Undone by vp_release.
 CHECKED HRESULT partition_vp_claim(struct partition *p, UINT32 index, struct vp **vp);
 void partition_vp_release(struct vp *vp);
 void partition_vp_release_locked(struct vp *vp);

@@ -14,7 +14,8 @@ WHV_X64_SEGMENT_REGISTER processor_segment(const struct x86_cpu *cpu, unsigned s
 }
 
 // The part that every exit has; clears the rest.
-__attribute__((hot)) static void common_part(struct processor *p, WHV_RUN_VP_EXIT_CONTEXT *exit, WHV_RUN_VP_EXIT_REASON reason, UINT8 cr8)
+__attribute__((hot))
+static void common_part(struct processor *p, WHV_RUN_VP_EXIT_CONTEXT *exit, WHV_RUN_VP_EXIT_REASON reason, UINT8 cr8)
 {
     const struct x86_cpu *cpu = &p->cpu;
     memset(exit, 0, sizeof *exit);
@@ -163,7 +164,8 @@ static void hypercall_exit(struct processor *p, WHV_RUN_VP_EXIT_CONTEXT *exit)
     exit->VpContext.InstructionLength = cpu->exit.length & 15;
 }
 
-__attribute__((hot, noinline, flatten)) void exit_from_cpu(struct processor *p, WHV_RUN_VP_EXIT_CONTEXT *exit, UINT8 cr8)
+__attribute__((hot, noinline, flatten))
+void exit_from_cpu(struct processor *p, WHV_RUN_VP_EXIT_CONTEXT *exit, UINT8 cr8)
 {
     static const WHV_RUN_VP_EXIT_REASON reasons[] = {
         [X86_EXIT_PORT] = WHvRunVpExitReasonX64IoPortAccess,

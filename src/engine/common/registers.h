@@ -39,7 +39,8 @@ struct register_table { const struct register_row *rows; size_t count; };
 static inline bool registers_set_general(struct processor *p, const WHV_REGISTER_NAME *names, UINT32 count,
                                          const WHV_REGISTER_VALUE *values)
 {
-    _Static_assert((int)WHvX64RegisterRax == (int)X86_RAX && WHvX64RegisterR15 == 15 && WHvX64RegisterRip == 16, "in this order");
+    _Static_assert((int)WHvX64RegisterRax == (int)X86_RAX && WHvX64RegisterR15 == 15 && WHvX64RegisterRip == 16,
+                   "in this order");
     for (UINT32 n = 0; n < count; n++)
         if (X86_UNLIKELY((uint32_t)names[n] > WHvX64RegisterRip))
             return false;

@@ -28,7 +28,8 @@ static enum step exit_from_view(struct kvm_vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exi
 
 // ---- Ports and memory --------------------------------------------------------------------------------------------
 
-static inline __attribute__((always_inline)) HRESULT port(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
+static inline __attribute__((always_inline))
+HRESULT port(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     const struct kvm_run *run = v->run;
     HRESULT hr = kvm_half_access(v);
@@ -79,7 +80,8 @@ static bool memory_at_once(struct kvm_vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
     return true;
 }
 
-static inline __attribute__((always_inline)) HRESULT memory(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
+static inline __attribute__((always_inline))
+HRESULT memory(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     HRESULT hr = kvm_half_access(v);
     if (FAILED(hr))

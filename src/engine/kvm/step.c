@@ -183,7 +183,8 @@ static void settle_view(struct kvm_vcpu *v)
     v->settled = v->changed & REGISTER_SYSTEM ? 0 : by;
 }
 
-__attribute__((hot)) HRESULT kvm_view_do(struct kvm_vcpu *v, kvm_view_work work, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
+__attribute__((hot))
+HRESULT kvm_view_do(struct kvm_vcpu *v, kvm_view_work work, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     struct os_guard guard;
     volatile HRESULT hr = S_OK;         // the guard's jump must find it

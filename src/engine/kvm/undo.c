@@ -357,7 +357,8 @@ static bool find_write(struct search *s, bool completed, bool *ambiguous, struct
     return at || before || find_call(s, found);
 }
 
-static __attribute__((noinline)) bool undo_write(struct x86_cpu *cpu, const struct undo_report *report, bool completed, bool *ambiguous,
+static __attribute__((noinline))
+bool undo_write(struct x86_cpu *cpu, const struct undo_report *report, bool completed, bool *ambiguous,
                        struct kvm_undo *undo)
 {
     struct search search;       // its code is filled in by each look

@@ -152,7 +152,8 @@ bool undo_decode(const struct x86_cpu *cpu, const uint8_t *bytes, unsigned size,
     return true;
 }
 
-__attribute__((hot)) const struct undo_insn *undo_decode_again(struct undo_decoded *last, const struct x86_cpu *cpu, const uint8_t *bytes,
+__attribute__((hot))
+const struct undo_insn *undo_decode_again(struct undo_decoded *last, const struct x86_cpu *cpu, const uint8_t *bytes,
                                           unsigned size, uint64_t rip)
 {
     if (size > sizeof last->bytes)

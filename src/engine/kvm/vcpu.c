@@ -333,7 +333,8 @@ static enum step refused(struct kvm_vcpu *v, WHV_RUN_VP_EXIT_CONTEXT *exit)
     return STEP_EXIT;
 }
 
-static inline __attribute__((always_inline)) HRESULT enter(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
+static inline __attribute__((always_inline))
+HRESULT enter(struct kvm_vcpu *v, enum step *step, WHV_RUN_VP_EXIT_CONTEXT *exit)
 {
     uint32_t changed = v->changed & KVM_GROUPS_SYNCED;
     struct kvm_sregs given;
