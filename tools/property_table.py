@@ -11,6 +11,8 @@ import os
 import re
 import sys
 
+from made_part import bring_up_to_date
+
 TABLE, PAGE, HEADER = 'src/partition/properties.def', 'docs/api/properties.md', 'include/WinHvPlatformDefs.h'
 BEGIN, END = '<!-- properties: made by tools/property_table.py -->', '<!-- end of properties -->'
 HEAD = ['| property | bytes | what it is | range | default | when | engines | difference from Windows | tests |',
@@ -106,18 +108,8 @@ def main():
     page = os.path.join(tree, PAGE)
     rows = rows_of(tree)
     check_codes(tree, rows)
-    with open(page, encoding='utf-8') as file:
-        text = file.read()
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    wanted = '\n'.join(HEAD + [line_of(tree, row) for row in rows])
-    wanted = f'{before}{BEGIN}\n\n{wanted}\n\n{END}{after}'
-    if not check:
-        with open(page, 'w', encoding='utf-8') as file:
-            file.write(wanted)
-    elif text != wanted:
-        print(f'{page} is out of date: run tools/property_table.py {tree}', file=sys.stderr)
-        sys.exit(1)
+    made = '\n'.join(HEAD + [line_of(tree, row) for row in rows])
+    bring_up_to_date(page, BEGIN, END, made, check, f'tools/property_table.py {tree}')
 
 
 main()

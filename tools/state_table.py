@@ -8,6 +8,8 @@ usage: state_table.py TABLE PAGE           rewrites the part of the page between
 import re
 import sys
 
+from made_part import bring_up_to_date
+
 ROW = re.compile(r'^CALL\((\w+), .*, (\w+), (\w+), (\w+), (\w+), (\w+)\)$')
 BEGIN, END = '<!-- states: made by tools/state_table.py -->', '<!-- end of states -->'
 WORDS = {'OK': 'yes', 'STATE': '-'}
@@ -26,17 +28,7 @@ def table_of(path):
 def main():
     check = sys.argv[1:2] == ['--check']
     table, page = sys.argv[1 + check:]
-    with open(page, encoding='utf-8') as file:
-        text = file.read()
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    wanted = f'{before}{BEGIN}\n\n{table_of(table)}\n\n{END}{after}'
-    if not check:
-        with open(page, 'w', encoding='utf-8') as file:
-            file.write(wanted)
-    elif text != wanted:
-        print(f'{page} is out of date: run tools/state_table.py {table} {page}', file=sys.stderr)
-        sys.exit(1)
+    bring_up_to_date(page, BEGIN, END, table_of(table), check, f'tools/state_table.py {table} {page}')
 
 
 main()

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "os/domain.h"
+#include "partition/errors.h"
 
 enum cookie {
     COOKIE_UNKNOWN,             // what the thread came with, or what an exchange that failed has left
@@ -46,19 +47,7 @@ static bool ending_made;
 
 HRESULT thread_place_error(int error)
 {
-    switch (error) {
-    case 0:
-        return S_OK;
-    case ENOMEM:
-    case EMFILE:
-    case ENFILE:
-        return E_OUTOFMEMORY;
-    case EPERM:
-    case EACCES:
-        return E_ACCESSDENIED;
-    default:
-        return HRESULT_FROM_WIN32(ERROR_NOT_SUPPORTED);
-    }
+    return hresult_of_errno(error, HRESULT_FROM_WIN32(ERROR_NOT_SUPPORTED));
 }
 
 // ---- Domains -----------------------------------------------------------------------------------------------------

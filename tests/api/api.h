@@ -110,4 +110,41 @@ static inline WHV_RUN_VP_EXIT_CONTEXT run(WHV_PARTITION_HANDLE p, UINT32 vp)
     return exit;
 }
 
+// The partition in another one, by a migration within the process; `source` is deleted.
+static inline WHV_PARTITION_HANDLE moved(WHV_PARTITION_HANDLE source)
+{
+    WHV_PARTITION_HANDLE target;
+    HANDLE handle;
+
+    assert_ok(WHvStartPartitionMigration(source, &handle));
+    assert_ok(WHvAcceptPartitionMigration(handle, &target));
+    assert_ok(WHvCompletePartitionMigration(source));
+    assert_ok(WHvSetupPartition(target));
+    assert_ok(WHvDeletePartition(source));
+    return target;
+}
+
+// An RDMSR or WRMSR at `rip` runs, its registers filled to the last bit; and what its exit tells then.
+#define MSR_VALUE 0x5566778811223344u
+static inline WHV_RUN_VP_EXIT_CONTEXT run_msr_access(WHV_PARTITION_HANDLE p, UINT64 rip, UINT32 msr, UINT64 value)
+{
+    set_register(p, 0, WHvX64RegisterRip, rip);
+    set_register(p, 0, WHvX64RegisterRcx, 0xABCDEF0000000000 | msr);
+    set_register(p, 0, WHvX64RegisterRax, 0x1111111100000000 | (UINT32)value);
+    set_register(p, 0, WHvX64RegisterRdx, 0x2222222200000000 | value >> 32);
+    return run(p, 0);
+}
+
+// Of an access with MSR_VALUE.
+static inline void assert_msr_access(const WHV_RUN_VP_EXIT_CONTEXT *exit, bool write, UINT32 msr, UINT64 rip)
+{
+    assert_int_equal(exit->ExitReason, WHvRunVpExitReasonX64MsrAccess);
+    assert_int_equal(exit->MsrAccess.AccessInfo.IsWrite, write);
+    assert_int_equal(exit->MsrAccess.MsrNumber, msr);
+    assert_int_equal(exit->MsrAccess.Rax, 0x1111111111223344);
+    assert_int_equal(exit->MsrAccess.Rdx, 0x2222222255667788);
+    assert_int_equal(exit->VpContext.Rip, rip);
+    assert_int_equal(exit->VpContext.InstructionLength, 2);
+}
+
 #endif

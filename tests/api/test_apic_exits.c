@@ -183,19 +183,6 @@ static void test_x2apic(void **state)
 
 // ---- Several in one instruction ----------------------------------------------------------------
 
-static WHV_PARTITION_HANDLE moved(WHV_PARTITION_HANDLE source)
-{
-    WHV_PARTITION_HANDLE target;
-    HANDLE handle;
-
-    assert_ok(WHvStartPartitionMigration(source, &handle));
-    assert_ok(WHvAcceptPartitionMigration(handle, &target));
-    assert_ok(WHvCompletePartitionMigration(source));
-    assert_ok(WHvSetupPartition(target));
-    assert_ok(WHvDeletePartition(source));
-    return target;
-}
-
 // PUSHAD onto the APIC's page writes LINT0 and LINT1 at once. What is not told yet goes along to another partition.
 static void test_two_at_once(void **state)
 {

@@ -166,24 +166,14 @@ static const uint8_t wrmsr_code[] = {0x0F, 0x30, 0xE6, 0x10};      // wrmsr; out
 static WHV_RUN_VP_EXIT_CONTEXT access_msr(WHV_PARTITION_HANDLE p, bool write, UINT32 msr, UINT64 value)
 {
     memcpy(memory + CODE, write ? wrmsr_code : rdmsr_code, sizeof(rdmsr_code));
-    set_register(p, 0, WHvX64RegisterRip, CODE);
-    set_register(p, 0, WHvX64RegisterRcx, 0xABCDEF0000000000 | msr);
-    set_register(p, 0, WHvX64RegisterRax, 0x1111111100000000 | (UINT32)value);
-    set_register(p, 0, WHvX64RegisterRdx, 0x2222222200000000 | value >> 32);
-    return run(p, 0);
+    return run_msr_access(p, CODE, msr, value);
 }
 
 static void assert_msr_exit(WHV_PARTITION_HANDLE p, bool write, UINT32 msr)
 {
-    WHV_RUN_VP_EXIT_CONTEXT exit = access_msr(p, write, msr, 0x5566778811223344);
+    WHV_RUN_VP_EXIT_CONTEXT exit = access_msr(p, write, msr, MSR_VALUE);
 
-    assert_int_equal(exit.ExitReason, WHvRunVpExitReasonX64MsrAccess);
-    assert_int_equal(exit.MsrAccess.AccessInfo.IsWrite, write);
-    assert_int_equal(exit.MsrAccess.MsrNumber, msr);
-    assert_int_equal(exit.MsrAccess.Rax, 0x1111111111223344);
-    assert_int_equal(exit.MsrAccess.Rdx, 0x2222222255667788);
-    assert_int_equal(exit.VpContext.Rip, CODE);
-    assert_int_equal(exit.VpContext.InstructionLength, 2);
+    assert_msr_access(&exit, write, msr, CODE);
 }
 
 static void assert_no_msr_exit(WHV_PARTITION_HANDLE p, bool write, UINT32 msr, UINT64 value)

@@ -59,20 +59,6 @@ static WHV_PARTITION_HANDLE ticking(uint8_t *memory)
     return p;
 }
 
-// Accept, complete, set up: within one process.
-static WHV_PARTITION_HANDLE moved(WHV_PARTITION_HANDLE source)
-{
-    WHV_PARTITION_HANDLE target;
-    HANDLE handle;
-
-    assert_ok(WHvStartPartitionMigration(source, &handle));
-    assert_ok(WHvAcceptPartitionMigration(handle, &target));
-    assert_ok(WHvCompletePartitionMigration(source));
-    assert_ok(WHvSetupPartition(target));
-    assert_ok(WHvDeletePartition(source));
-    return target;
-}
-
 static void test_private_memory(void **state)
 {
     WHV_PARTITION_HANDLE p = ticking(private_memory);

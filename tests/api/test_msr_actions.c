@@ -64,25 +64,15 @@ static WHV_PARTITION_HANDLE guest_with(const WHV_MSR_ACTION_ENTRY *list, size_t 
 
 static WHV_RUN_VP_EXIT_CONTEXT access_msr(WHV_PARTITION_HANDLE p, bool write, UINT32 msr, UINT64 value)
 {
-    set_register(p, 0, WHvX64RegisterRip, write ? WRMSR : RDMSR);
     set_register(p, 0, WHvX64RegisterRsp, STACK);
-    set_register(p, 0, WHvX64RegisterRcx, 0xABCDEF0000000000 | msr);
-    set_register(p, 0, WHvX64RegisterRax, 0x1111111100000000 | (UINT32)value);
-    set_register(p, 0, WHvX64RegisterRdx, 0x2222222200000000 | value >> 32);
-    return run(p, 0);
+    return run_msr_access(p, write ? WRMSR : RDMSR, msr, value);
 }
 
 static void assert_exits(WHV_PARTITION_HANDLE p, bool write, UINT32 msr)
 {
-    WHV_RUN_VP_EXIT_CONTEXT exit = access_msr(p, write, msr, 0x5566778811223344);
+    WHV_RUN_VP_EXIT_CONTEXT exit = access_msr(p, write, msr, MSR_VALUE);
 
-    assert_int_equal(exit.ExitReason, WHvRunVpExitReasonX64MsrAccess);
-    assert_int_equal(exit.MsrAccess.AccessInfo.IsWrite, write);
-    assert_int_equal(exit.MsrAccess.MsrNumber, msr);
-    assert_int_equal(exit.MsrAccess.Rax, 0x1111111111223344);
-    assert_int_equal(exit.MsrAccess.Rdx, 0x2222222255667788);
-    assert_int_equal(exit.VpContext.Rip, write ? WRMSR : RDMSR);
-    assert_int_equal(exit.VpContext.InstructionLength, 2);
+    assert_msr_access(&exit, write, msr, write ? WRMSR : RDMSR);
     // The client completes it.
     set_register(p, 0, WHvX64RegisterRax, 0x77);
     set_register(p, 0, WHvX64RegisterRip, AFTER(exit.VpContext.Rip));
@@ -352,15 +342,10 @@ static void test_single_step(void **state)
 static void test_migration(void **state)
 {
     WHV_PARTITION_HANDLE p = guest_with(list, LIST_SIZE, IGNORE), target;
-    HANDLE handle;
 
     (void)state;
     assert_exits(p, false, MSR_FS_BASE);
-    assert_ok(WHvStartPartitionMigration(p, &handle));
-    assert_ok(WHvAcceptPartitionMigration(handle, &target));
-    assert_ok(WHvCompletePartitionMigration(p));
-    assert_ok(WHvSetupPartition(target));
-    assert_ok(WHvDeletePartition(p));
+    target = moved(p);
     assert_exits(target, false, MSR_FS_BASE);
     assert_exits(target, false, MSR_NOWHERE);
     assert_ignored(target, true, MSR_NOWHERE);

@@ -1,26 +1,9 @@
 // How much guest memory is really there, by the host's page tables.
-#include <errno.h>
 #include <stdlib.h>
 
 #include "engine/common/processor.h"
 #include "os/resident.h"
-
-static HRESULT hresult(int error)
-{
-    switch (error) {
-    case 0:
-        return S_OK;
-    case ENOMEM:
-    case EMFILE:
-    case ENFILE:
-        return E_OUTOFMEMORY;
-    case EPERM:
-    case EACCES:
-        return E_ACCESSDENIED;
-    default:
-        return E_FAIL;
-    }
-}
+#include "partition/errors.h"
 
 HRESULT pages_counters(struct partition *p, WHV_PARTITION_MEMORY_COUNTERS *counters)
 {
@@ -34,5 +17,5 @@ HRESULT pages_counters(struct partition *p, WHV_PARTITION_MEMORY_COUNTERS *count
     int error = os_resident(stretches, map->count, &resident);
     free(stretches);
     *counters = (WHV_PARTITION_MEMORY_COUNTERS){ resident.pages_4k, resident.pages_2m, resident.pages_1g };
-    return hresult(error);
+    return hresult_of_errno(error, E_FAIL);
 }

@@ -9,6 +9,7 @@
 #include <sys/syscall.h>
 
 #include "engine/kvm/host.h"
+#include "partition/errors.h"
 
 int kvm_host_open(void)
 {
@@ -45,18 +46,5 @@ __attribute__((hot)) int kvm_ioctl_value(int fd, unsigned long request, unsigned
 
 HRESULT kvm_hresult(int answer)
 {
-    if (answer >= 0)
-        return S_OK;
-    switch (-answer) {
-    case ENOMEM:
-    case EMFILE:
-    case ENFILE:
-    case ENOSPC:
-        return E_OUTOFMEMORY;
-    case EPERM:
-    case EACCES:
-        return E_ACCESSDENIED;
-    default:
-        return E_FAIL;
-    }
+    return hresult_of_errno(answer < 0 ? -answer : 0, E_FAIL);
 }
